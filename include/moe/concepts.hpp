@@ -1,0 +1,208 @@
+// What each policy must offer, requirement by requirement: Router, storages, Executor, Gate, Form, Shared.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include <moe/error.hpp>
+#include <moe/expert.hpp>
+#include <moe/formats.hpp>
+#include <moe/frame.hpp>
+#include <moe/routing.hpp>
+
+namespace moe {
+
+// ---- Router
+
+template <class R>
+concept RouterSizes = std::copyable<R> && requires(const R r) {
+  { r.num_logits() } noexcept -> std::same_as<int>;
+  { r.num_experts() } noexcept -> std::same_as<int>;
+  { r.max_slots() } noexcept -> std::same_as<int>;   // the most a call can ask for; out.size() is what this call asks for
+};
+template <class R>
+concept SimpleSelect = requires(const R r, Row<const float> logits, Row<Slot> out) {
+  { r.select(logits, out) } noexcept -> std::same_as<int>;
+};
+template <class R>
+concept ContextSelect = requires(const R r, const RowContext& row, Row<Slot> out) {
+  { r.select(row, out) } noexcept -> std::same_as<int>;
+};
+/// Decides each row on its own: a pure function of the row context.
+template <class R>
+concept TokenRouter = RouterSizes<R> && (SimpleSelect<R> || ContextSelect<R>);
+/// Needs the whole batch at once; on the host only.
+template <class R>
+concept BatchRouter = RouterSizes<R> && !TokenRouter<R> &&
+    requires(const R r, const RouteContext<host_memory>& c, View<const float, host_memory> l, RoutingTable<host_memory>& t) {
+      { r.route(c, l, t) } -> std::same_as<void>;
+    };
+template <class R>
+concept Router = TokenRouter<R> || BatchRouter<R>;
+
+// Hooks. A decorator has a public member `inner`; hooks that it does not define are looked up there.
+template <class R>
+concept Decorator = requires(R r) { r.inner; };
+/// One expert at a time, after rows are chosen: marks what the expert drops by making the slot's id negative.
+template <class R>
+concept ColumnRule = requires(const R r, ExpertId e, Row<const int> entries, Row<Slot> slots, int tokens) {
+  { r.admit(e, entries, slots, tokens) } noexcept;
+};
+/// After the column rule: renormalises what is left of a row.
+template <class R>
+concept RowFinish = requires(const R r, Row<Slot> row) {
+  { r.finish(row) } noexcept;
+};
+template <class R>
+concept HasIds = requires(const R r) {
+  { r.ids() } -> std::same_as<IdMap>;
+};
+
+/// The one way to ask a token router, whichever form of `select` it has.
+template <class R>
+MOE_HD inline int select(const R& router, const RowContext& row, Row<Slot> out) noexcept {
+  if constexpr (ContextSelect<R>) return router.select(row, out);
+  else return router.select(row.logits, out);
+}
+template <class R>
+constexpr IdMap ids_of(const R& router) {
+  if constexpr (HasIds<R>) return router.ids();
+  else if constexpr (Decorator<R>) return ids_of(router.inner);
+  else return {router.num_experts(), 0};
+}
+template <class R>
+constexpr Uses uses_of() {
+  if constexpr (requires { R::uses; }) return R::uses;
+  else if constexpr (Decorator<R>) return uses_of<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>();
+  else return Uses::nothing;
+}
+template <class R>
+constexpr bool has_column_rule() {
+  if constexpr (ColumnRule<R>) return true;
+  else if constexpr (Decorator<R>) return has_column_rule<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>();
+  else return false;
+}
+template <class R>
+MOE_HD inline void admit(const R& router, ExpertId e, Row<const int> entries, Row<Slot> slots, int tokens) noexcept {
+  if constexpr (ColumnRule<R>) router.admit(e, entries, slots, tokens);
+  else if constexpr (Decorator<R>) admit(router.inner, e, entries, slots, tokens);
+}
+template <class R>
+MOE_HD inline void finish(const R& router, Row<Slot> row) noexcept {
+  if constexpr (RowFinish<R>) router.finish(row);
+  else if constexpr (Decorator<R>) finish(router.inner, row);
+}
+
+// ---- Storage
+
+/// Called once by `RecordSource::read` when the record is complete, or with what went wrong.
+using ReadDone = void (*)(void* who, const Error* error) noexcept;
+
+/// Reads packed records into memory that somebody else owns: `bytes(format)` bytes, `page_alignment`-aligned.
+/// `read` may answer at once on this thread or later on another; it answers exactly once and does not throw.
+template <class S>
+concept RecordSource = std::movable<S> && requires(const S s, ExpertId e, int format, std::byte* to, ReadDone done, void* who) {
+  typename S::layout;
+  typename S::formats;
+  { s.shape() } noexcept -> std::same_as<ExpertShape>;
+  { s.num_experts() } noexcept -> std::same_as<int>;
+  { s.bytes(format) } noexcept -> std::same_as<std::size_t>;
+  s.read(e, format, to, done, who);
+};
+template <class S>
+concept StorageFacts = std::movable<S> && requires(const S s) {
+  typename S::memory;
+  typename S::layout;
+  typename S::formats;
+  { s.shape() } noexcept -> std::same_as<ExpertShape>;
+  { s.num_experts() } noexcept -> std::same_as<int>;
+};
+/// All experts at once: no needs, no waiting.
+template <class S>
+concept ResidentStorage = StorageFacts<S> && requires(const S s) {
+  { s.table() } noexcept -> std::same_as<Row<const ExpertRef>>;   // [E], in S::memory
+};
+/// Lends experts in waves. Laws: docs/policies.md#leasing-storage.
+template <class S>
+concept LeasingStorage = StorageFacts<S> && Pin<typename S::pin> &&
+    requires(const S s, std::span<ExpertNeed> todo, Wave<typename S::pin>& w, typename S::memory::queue& q) {
+      { s.acquire(todo, w, q) } -> std::same_as<std::span<ExpertNeed>>;
+    };
+template <class S>
+concept ExpertStorage = ResidentStorage<S> || LeasingStorage<S>;
+
+// ---- Executor, gate, shared experts
+
+/// Where a set of refs stands among those of one call.
+struct Part {
+  bool first = true, last = true, refs_on_host = true;
+};
+
+template <class X>
+concept ExecutorCore = std::movable<X> && MemorySpace<typename X::memory> &&
+    requires(const X x, Arena& main, Arena& staging, Dims d, IdMap ids, Frame<typename X::memory>& f,
+             View<const float, typename X::memory> in, View<float, typename X::memory> out, const float* bias, void (*row)(int)) {
+      typename X::layout;
+      { x.carve(main, staging, d, ids) } -> std::same_as<Frame<typename X::memory>>;
+      x.rows(f, 1, row);
+      x.linear(f, in, in, bias, out);
+      x.group(f);
+      { x.needs(f) } -> std::same_as<std::span<ExpertNeed>>;
+    };
+template <class X, class S, class Form>
+concept ExecutorFor = ExecutorCore<X> && std::same_as<typename X::memory, typename S::memory> &&
+    std::same_as<typename X::layout, typename S::layout> &&
+    requires(const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
+             View<float, typename X::memory> y, Row<const ExpertRef> refs, const ExpertShape s, const Form form, Part part) {
+      x.experts(f, in, refs, typename S::formats{}, s, form, part);
+      x.combine(f, in, form, y, bool{});
+    };
+
+/// Turns inputs into logits, said in the executor's `linear` and `rows`: no executor knows a gate.
+template <class G, class X>
+concept Gate = requires(const G g, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
+                        View<float, typename X::memory> out) {
+  { g.outputs() } noexcept -> std::same_as<int>;
+  { g.inputs() } noexcept -> std::same_as<int>;
+  g.logits(x, f, in, out);
+};
+
+/// Latent experts: enter maps [T,H] to [T,width], leave maps back.
+template <class E, class X>
+concept Envelope = std::same_as<E, NoEnvelope> ||
+    requires(const E e, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
+             View<float, typename X::memory> out) {
+      { e.width() } noexcept -> std::same_as<int>;
+      e.enter(x, f, in, out);
+      e.leave(x, f, in, out);
+    };
+
+template <class F>
+concept Form = Activation<typename F::activation> && requires(const F f) {
+  { f.act } -> std::convertible_to<typename F::activation>;
+  { f.weight_on } -> std::convertible_to<WeightOn>;
+  f.envelope;
+};
+
+/// No expert that every token passes.
+struct NoShared {};
+
+/// Experts that every token passes: a resident storage, its form, and the weight of each row.
+template <class S, class X>
+concept Shared = std::same_as<S, NoShared> ||
+    requires(const S s, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in) {
+      requires ResidentStorage<std::remove_cvref_t<decltype(s.storage)>>;
+      requires Form<std::remove_cvref_t<decltype(s.form)>>;
+      s.weigh(x, f, in);   // fills f.table [T,S]: expert s in slot s, and its weight
+    };
+
+/// Runs `task(i)` for i in [0, tasks); returns when the tasks are done. A second caller meanwhile works alone.
+template <class P>
+concept ParallelFor = requires(P p, int tasks, void (*task)(int)) {
+  { p.size() } -> std::same_as<int>;
+  p.run(tasks, task);
+};
+
+}  // namespace moe

@@ -1,0 +1,38 @@
+// The primitives of AVX2 with FMA and F16C: eight lanes. Included into namespace moe::cpu::avx2, inside its region.
+
+using vec = __m256;
+using ivec = __m256i;
+inline constexpr int lanes = 8;
+inline constexpr int row_tile = 6;    // 6 x 16 columns: 12 sums, 2 weights, 1 input in 16 registers
+inline constexpr int tile_vecs = 2;
+
+inline vec broadcast(float x) { return _mm256_set1_ps(x); }
+inline vec load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, vec v) { _mm256_storeu_ps(p, v); }
+inline vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline vec add(vec a, vec b) { return _mm256_add_ps(a, b); }
+inline vec sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
+inline vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
+inline vec div(vec a, vec b) { return _mm256_div_ps(a, b); }
+inline vec min(vec a, vec b) { return _mm256_min_ps(a, b); }   // b if either is NaN
+inline vec max(vec a, vec b) { return _mm256_max_ps(a, b); }   // b if either is NaN
+inline ivec to_int(vec v) { return _mm256_cvtps_epi32(v); }
+inline ivec half(ivec v) { return _mm256_srai_epi32(v, 1); }
+inline ivec sub(ivec a, ivec b) { return _mm256_sub_epi32(a, b); }
+inline vec power_of_two(ivec n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+inline vec panel(const float* codes, int v) { return load(codes + 8 * v); }
+inline vec panel(const bf16* codes, int v) {
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 16 * (v % 2)));
+  return _mm256_castsi256_ps(v < 2 ? _mm256_slli_epi32(pairs, 16)
+                                   : _mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline vec panel(const f16* codes, int v) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 8 * v)));
+}
+inline vec panel(const std::int8_t* codes, int v) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + 8 * v))));
+}

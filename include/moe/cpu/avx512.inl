@@ -1,0 +1,42 @@
+// The primitives of AVX-512 (F, BW, DQ, VL): sixteen lanes. Included into namespace moe::cpu::avx512, inside its region.
+//
+// Zero-masked forms where the plain ones make g++ 12 warn, in the user's build, about the system header's temporaries.
+
+using vec = __m512;
+using ivec = __m512i;
+inline constexpr int lanes = 16;
+inline constexpr int row_tile = 8;    // 8 x 32 columns: 16 sums, 2 weights, 1 input of 32 registers
+inline constexpr int tile_vecs = 2;
+inline constexpr __mmask16 every = 0xffff;
+
+inline vec broadcast(float x) { return _mm512_set1_ps(x); }
+inline vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
+inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
+inline vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
+inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+inline vec div(vec a, vec b) { return _mm512_div_ps(a, b); }
+inline vec min(vec a, vec b) { return _mm512_maskz_min_ps(every, a, b); }   // b if either is NaN
+inline vec max(vec a, vec b) { return _mm512_maskz_max_ps(every, a, b); }   // b if either is NaN
+inline ivec to_int(vec v) { return _mm512_maskz_cvtps_epi32(every, v); }
+inline ivec half(ivec v) { return _mm512_maskz_srai_epi32(every, v, 1); }
+inline ivec sub(ivec a, ivec b) { return _mm512_sub_epi32(a, b); }
+inline vec power_of_two(ivec n) {
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(every, _mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+inline vec panel(const float* codes, int v) { return load(codes + 16 * v); }
+inline vec panel(const bf16* codes, int v) {
+  const __m512i pairs = _mm512_loadu_si512(codes);
+  return _mm512_castsi512_ps(v == 0 ? _mm512_maskz_slli_epi32(every, pairs, 16)
+                                    : _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline vec panel(const f16* codes, int v) {
+  return _mm512_maskz_cvtph_ps(every, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 16 * v)));
+}
+inline vec panel(const std::int8_t* codes, int v) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * v));
+  return _mm512_maskz_cvtepi32_ps(every, _mm512_maskz_cvtepi8_epi32(every, bytes));
+}

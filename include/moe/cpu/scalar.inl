@@ -1,0 +1,28 @@
+// The primitives of plain C++: one lane. Included into namespace moe::cpu::scalar.
+
+using vec = float;
+using ivec = std::int32_t;
+inline constexpr int lanes = 1;
+inline constexpr int row_tile = 4;    // rows of a register tile
+inline constexpr int tile_vecs = 8;   // vectors of a panel that a tile covers at a time
+
+inline vec broadcast(float x) { return x; }
+inline vec load(const float* p) { return *p; }
+inline void store(float* p, vec v) { *p = v; }
+inline vec fma(vec a, vec b, vec c) { return std::fma(a, b, c); }
+inline vec add(vec a, vec b) { return a + b; }
+inline vec sub(vec a, vec b) { return a - b; }
+inline vec mul(vec a, vec b) { return a * b; }
+inline vec div(vec a, vec b) { return a / b; }
+inline vec min(vec a, vec b) { return a < b ? a : b; }
+inline vec max(vec a, vec b) { return a > b ? a : b; }
+inline ivec to_int(vec v) { return v == v ? static_cast<ivec>(v) : 0; }
+inline ivec half(ivec v) { return v >> 1; }
+inline ivec sub(ivec a, ivec b) { return a - b; }
+inline vec power_of_two(ivec n) { return ::moe::power_of_two(n); }
+inline void prefetch(const void*) {}
+
+inline vec panel(const float* codes, int v) { return codes[v]; }
+inline vec panel(const bf16* codes, int v) { return float(codes[v < 16 ? 2 * v : 2 * v - 31]); }
+inline vec panel(const f16* codes, int v) { return float(codes[v]); }
+inline vec panel(const std::int8_t* codes, int v) { return static_cast<float>(codes[v]); }

@@ -1,0 +1,91 @@
+// What one expert is: its id, shape, matrices and form (activation, where the weight applies).
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include <moe/math.hpp>
+#include <moe/tensor.hpp>
+
+namespace moe {
+
+using ExpertId = std::int32_t;
+
+/// Ids in [0, networks) are experts with weights, the next `identities` return their input;
+/// every other id, negative ones too, adds nothing and costs nothing.
+struct IdMap {
+  int networks = 0;
+  int identities = 0;
+  MOE_HD constexpr bool network(ExpertId e) const noexcept { return e >= 0 && e < networks; }
+  MOE_HD constexpr bool identity(ExpertId e) const noexcept { return e >= networks && e < networks + identities; }
+};
+
+/// Widths of one expert: hidden -> ffn -> hidden; gated experts have two matrices into ffn.
+struct ExpertShape {
+  int hidden = 0;
+  int ffn = 0;
+  bool gated = true;
+  bool biased = false;
+  friend constexpr bool operator==(const ExpertShape&, const ExpertShape&) = default;
+};
+
+/// One expert's weights as a checkpoint holds them, before packing: gate and up [F, H], down [H, F].
+/// Biases are null where `ExpertShape::biased` is false; `gate` is empty for ungated experts.
+struct ExpertMatrices {
+  Matrix gate, up, down;
+  const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;   // [F], [F], [H]
+};
+
+/// What one call wants of one expert.
+struct ExpertNeed {
+  ExpertId expert = -1;
+  std::int32_t rows = 0;       // rows of the batch that chose it
+  float largest_weight = 0;    // over those rows
+  float mass_ahead = 0;        // smallest sum of weights that precede it in a row (HOBBIT's importance)
+};
+
+/// What kernels see of one expert: its record in the layout of the storage; null bytes mean "skipped by choice".
+struct ExpertRef {
+  ExpertId expert = -1;
+  std::int32_t format = 0;
+  const std::byte* bytes = nullptr;
+};
+
+// ---- expert form
+
+enum class WeightOn { output, input };
+
+/// An activation combines the gate and up products of one hidden unit; ungated ones ignore `up`.
+template <class A>
+concept Activation = std::is_trivially_copyable_v<A> && requires(const A a, float v) {
+  { A::gated } -> std::convertible_to<bool>;
+  { a(v, v) } noexcept -> std::same_as<float>;
+};
+
+/// silu(gate) * up (Shazeer 2020, "GLU Variants Improve Transformer").
+struct SwiGlu {
+  static constexpr bool gated = true;
+  MOE_HD float operator()(float gate, float up) const noexcept { return silu(gate) * up; }
+};
+
+/// max(0, up): the ungated expert of Switch and NLLB.
+struct Relu {
+  static constexpr bool gated = false;
+  MOE_HD float operator()(float, float up) const noexcept { return up > 0 ? up : 0.0f; }
+};
+
+/// Experts work on the layer's own width.
+struct NoEnvelope {};
+
+/// How an expert computes: down(activation(gate x, up x)), with the routing weight on its output or its input.
+template <class A, class Env = NoEnvelope>
+struct ExpertForm {
+  using activation = A;
+  A act{};
+  WeightOn weight_on = WeightOn::output;
+  Env envelope{};
+};
+
+}  // namespace moe

@@ -1,0 +1,178 @@
+// The first error line of a wrong policy: one static_assert per requirement, with what to write.
+#pragma once
+
+#include <moe/concepts.hpp>
+#include <moe/gate.hpp>
+
+namespace moe::detail {
+
+template <class X>
+struct memory_of_ {
+  using type = host_memory;
+};
+template <class X>
+  requires requires { typename X::memory; }
+struct memory_of_<X> {
+  using type = typename X::memory;
+};
+template <class X>
+using memory_of = typename memory_of_<X>::type;
+
+template <class A>
+struct explain_activation {
+  static_assert(std::is_trivially_copyable_v<A>,
+                "moe::Activation: must be trivially copyable, kernels take it by value (docs/policies.md#activation)");
+  static_assert(requires { { A::gated } -> std::convertible_to<bool>; },
+                "moe::Activation: needs `static constexpr bool gated` (docs/policies.md#activation)");
+  static_assert(requires(const A a, float v) { { a(v, v) } noexcept -> std::same_as<float>; },
+                "moe::Activation: needs `float operator()(float gate, float up) const noexcept` (docs/policies.md#activation)");
+};
+
+template <class F, bool HasActivation = requires { typename F::activation; }>
+struct explain_form {
+  static_assert(HasActivation, "moe::Form: use moe::ExpertForm<Activation>; it needs `using activation` (docs/policies.md#form)");
+};
+template <class F>
+struct explain_form<F, true> {
+  static_assert(sizeof(explain_activation<typename F::activation>) > 0);
+  static_assert(!Activation<typename F::activation> || Form<F>,
+                "moe::Form: needs members `activation act`, `WeightOn weight_on` and `envelope` (docs/policies.md#form)");
+};
+
+template <class R>
+struct explain_router_sizes {
+  static_assert(std::copyable<R>, "moe::Router: must be copyable, kernels take it by value (docs/policies.md#router)");
+  static_assert(requires(const R r) { { r.num_logits() } noexcept -> std::same_as<int>; },
+                "moe::Router: needs `int num_logits() const noexcept` (docs/policies.md#router)");
+  static_assert(requires(const R r) { { r.num_experts() } noexcept -> std::same_as<int>; },
+                "moe::Router: needs `int num_experts() const noexcept` (docs/policies.md#router)");
+  static_assert(requires(const R r) { { r.max_slots() } noexcept -> std::same_as<int>; },
+                "moe::Router: needs `int max_slots() const noexcept` (docs/policies.md#router)");
+};
+template <class R>
+struct explain_select {
+  static_assert(!requires(R r, Row<const float> l, Row<Slot> out) { r.select(l, out); } ||
+                    requires(const R r, Row<const float> l, Row<Slot> out) { r.select(l, out); },
+                "moe::Router: `select` must be const (docs/policies.md#router)");
+  static_assert(!requires(const R r, Row<const float> l, Row<Slot> out) { r.select(l, out); } || SimpleSelect<R> ||
+                    ContextSelect<R>,
+                "moe::Router: `select` must be noexcept and return int, the number of slots filled (docs/policies.md#router)");
+  static_assert(requires(R r, Row<const float> l, Row<Slot> out) { r.select(l, out); } || ContextSelect<R> || BatchRouter<R>,
+                "moe::Router: needs `int select(Row<const float> logits, Row<Slot> out) const noexcept`, or the same with "
+                "`const RowContext&` (docs/policies.md#router)");
+};
+template <class R>
+struct explain_router : explain_router_sizes<R>, explain_select<R> {};
+
+/// The innermost fault speaks; the decorators around it are silent.
+template <Decorator R>
+  requires(!Router<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>)
+struct explain_router<R> : explain_router<std::remove_cvref_t<decltype(std::declval<R&>().inner)>> {};
+template <Decorator R>
+  requires BatchRouter<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>
+struct explain_router<R> {
+  static_assert(TokenRouter<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>,
+                "moe::Router: a decorator's `inner` must decide row by row (`select`); a batch router cannot be decorated "
+                "(docs/policies.md#decorator)");
+};
+
+template <class S>
+struct explain_storage {
+  static_assert(!RecordSource<S> || ExpertStorage<S>,
+                "moe::ExpertStorage: this type only reads records; put moe::Resident or moe::Cached around it "
+                "(docs/policies.md#storage)");
+  static_assert(RecordSource<S> || requires { typename S::memory; },
+                "moe::ExpertStorage: needs `using memory`, e.g. moe::host_memory (docs/policies.md#storage)");
+  static_assert(requires { typename S::layout; },
+                "moe::ExpertStorage: needs `using layout`, e.g. moe::PanelLayout (docs/policies.md#storage)");
+  static_assert(requires { typename S::formats; },
+                "moe::ExpertStorage: needs `using formats`, e.g. moe::formats<moe::bf16> (docs/policies.md#storage)");
+  static_assert(requires(const S s) { { s.shape() } noexcept -> std::same_as<ExpertShape>; },
+                "moe::ExpertStorage: needs `ExpertShape shape() const noexcept` (docs/policies.md#storage)");
+  static_assert(requires(const S s) { { s.num_experts() } noexcept -> std::same_as<int>; },
+                "moe::ExpertStorage: needs `int num_experts() const noexcept` (docs/policies.md#storage)");
+  static_assert(!StorageFacts<S> || RecordSource<S> || ExpertStorage<S>,
+                "moe::ExpertStorage: needs `Row<const ExpertRef> table() const noexcept`, or `using pin` and "
+                "`std::span<ExpertNeed> acquire(std::span<ExpertNeed>, Wave<pin>&, memory::queue&) const` "
+                "(docs/policies.md#storage)");
+};
+
+template <class X>
+struct explain_executor {
+  static_assert(requires { typename X::memory; },
+                "moe::Executor: needs `using memory`, e.g. moe::host_memory (docs/policies.md#executor)");
+  static_assert(requires { typename X::layout; },
+                "moe::Executor: needs `using layout`, e.g. moe::PanelLayout (docs/policies.md#executor)");
+  static_assert(!requires { typename X::memory; typename X::layout; } || ExecutorCore<X>,
+                "moe::Executor: needs carve, rows, linear, group and needs with the signatures of docs/policies.md#executor");
+};
+
+template <class X, class S, class F>
+struct explain_pair {
+  static_assert(std::same_as<typename X::memory, typename S::memory>,
+                "moe::MoELayer: storage and executor work in different memories (docs/policies.md#storage)");
+  static_assert(std::same_as<typename X::layout, typename S::layout>,
+                "moe::MoELayer: storage and executor name different layouts; pack the weights with the executor's layout "
+                "(docs/policies.md#storage)");
+  static_assert(!(std::same_as<typename X::memory, typename S::memory> && std::same_as<typename X::layout, typename S::layout>) ||
+                    ExecutorFor<X, S, F>,
+                "moe::Executor: needs `experts(frame, in, refs, formats, shape, form, part) const` and "
+                "`combine(frame, in, form, y, add) const` (docs/policies.md#executor)");
+};
+
+template <class G, class X>
+struct explain_gate {
+  static_assert(Gate<G, X>,
+                "moe::Gate: needs `int outputs() const noexcept`, `int inputs() const noexcept` and "
+                "`void logits(const X&, Frame&, View<const float>, View<float>) const`; a gate on another memory than the "
+                "executor's does not fit (docs/policies.md#gate)");
+};
+template <class F, class X>
+struct explain_envelope {
+  static_assert(Envelope<decltype(F::envelope), X>,
+                "moe::Envelope: needs `int width() const noexcept`, `enter` and `leave` (docs/policies.md#envelope)");
+};
+template <class S, class X>
+struct explain_shared {
+  static_assert(Shared<S, X>,
+                "moe::Shared: needs a resident `storage`, a `form` and `void weigh(const X&, Frame&, View<const float>) const` "
+                "(docs/policies.md#shared)");
+};
+
+template <class R, class S>
+struct explain_uses {
+  static_assert(!contains(uses_of<R>(), Uses::residency) ||
+                    requires(const S s, std::uint32_t* bits) { s.residency(bits); },
+                "moe::MoELayer: this router looks at residency; the storage needs `void residency(std::uint32_t* bits) const` "
+                "(docs/policies.md#storage)");
+};
+
+template <bool, template <class...> class Explain, class... T>
+struct explain_if {};
+template <template <class...> class Explain, class... T>
+struct explain_if<true, Explain, T...> : Explain<T...> {};
+
+template <class R, class S, class X, class F>
+inline constexpr bool sound_parts = Router<R> && ExpertStorage<S> && ExecutorCore<X> && Form<F>;
+template <class R, class S, class X, class F, class G, class Sh>
+inline constexpr bool sound = [] {
+  if constexpr (sound_parts<R, S, X, F>) {
+    if constexpr (ExecutorFor<X, S, F>)
+      return Gate<G, X> && Shared<Sh, X> && Envelope<decltype(F::envelope), X>;
+  }
+  return false;
+}();
+
+/// Each chain is instantiated only if what it builds on is right, so that one fault gives one message.
+template <class R, class S, class X, class F, class G, class Sh>
+struct explain {
+  static_assert(sizeof(explain_router<R>) > 0 && sizeof(explain_storage<S>) > 0 && sizeof(explain_executor<X>) > 0 &&
+                sizeof(explain_form<F>) > 0);
+  static_assert(sizeof(explain_if<sound_parts<R, S, X, F>, explain_pair, X, S, F>) > 0);
+  static_assert(sizeof(explain_if<ExecutorCore<X>, explain_gate, G, X>) > 0);
+  static_assert(sizeof(explain_if<ExecutorCore<X>, explain_shared, Sh, X>) > 0);
+  static_assert(sizeof(explain_if<ExecutorCore<X> && Form<F>, explain_envelope, F, X>) > 0);
+  static_assert(sizeof(explain_if<Router<R> && ExpertStorage<S>, explain_uses, R, S>) > 0);
+};
+
+}  // namespace moe::detail

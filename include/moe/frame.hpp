@@ -1,0 +1,137 @@
+// The state of one call: Workspace, Frame, Wave, Call.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstring>
+#include <new>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include <moe/error.hpp>
+#include <moe/routing.hpp>
+#include <moe/tensor.hpp>
+
+namespace moe {
+
+template <class M>
+concept MemorySpace = requires {
+  typename M::queue;
+  typename M::staging;
+};
+
+struct WorkspaceSize {
+  std::size_t bytes = 0, staging_bytes = 0;
+};
+
+/// The larger of two sizes: one workspace may serve several layers in turn.
+constexpr WorkspaceSize max(WorkspaceSize a, WorkspaceSize b) {
+  return {a.bytes > b.bytes ? a.bytes : b.bytes, a.staging_bytes > b.staging_bytes ? a.staging_bytes : b.staging_bytes};
+}
+
+/// Memory that `forward` works in; one per host thread. Nothing else is allocated during a call.
+template <class M = host_memory>
+class Workspace;
+
+template <>
+class Workspace<host_memory> {
+ public:
+  explicit Workspace(WorkspaceSize size) : main_(size.bytes), staging_(size.staging_bytes) {}
+
+  WorkspaceSize size() const noexcept { return {main_.bytes(), staging_.bytes()}; }
+  Arena main() const noexcept { return {main_.data(), main_.bytes()}; }
+  Arena staging() const noexcept { return {staging_.data(), staging_.bytes()}; }
+  host_queue& queue() noexcept { return queue_; }
+  /// Fills everything with NaN (and negative ids): a checked build finds what a call reads without writing.
+  void poison() noexcept {
+    if (main_.bytes() != 0) std::memset(main_.data(), 0xff, main_.bytes());
+    if (staging_.bytes() != 0) std::memset(staging_.data(), 0xff, staging_.bytes());
+  }
+
+ private:
+  Buffer main_, staging_;
+  host_queue queue_;
+};
+
+Workspace(WorkspaceSize) -> Workspace<host_memory>;
+
+/// Sizes of one call. `experts` counts networks only; `logits` is zero when the call brings its own.
+struct Dims {
+  int tokens = 0, hidden = 0, ffn = 0, logits = 0, experts = 0, slots = 0;
+};
+
+/// What one call works on; all of it inside the caller's workspace.
+template <class M = host_memory>
+struct Frame {
+  Dims dims;
+  IdMap ids;
+  int first_token = 0;                 // where these rows begin in a call that was cut into chunks
+  typename M::queue* queue = nullptr;
+  View<float, M> logits;               // [T,L]
+  RoutingTable<M> table;               // [T,K]
+  Dispatch<M> dispatch;
+  View<float, M> mid, partial;         // [T*K, F], [T*K, H], by entry
+  void* scratch = nullptr;             // the executor's own
+  ExpertNeed* needs = nullptr;         // [E], staging
+};
+
+// ---- Wave: experts that are computed together
+
+/// A pin keeps an expert's bytes where they are until it is destroyed.
+template <class P>
+concept Pin = std::move_constructible<P> && std::is_nothrow_destructible_v<P>;
+
+/// What a storage lends for one round of computing. Appends during one forward: pins go early, refs stay,
+/// because a device may still read them.
+template <Pin P>
+class Wave {
+ public:
+  Wave(ExpertRef* refs, P* pins) noexcept : refs_(refs), pins_(pins) {}
+  Wave(const Wave&) = delete;
+  Wave& operator=(const Wave&) = delete;
+  ~Wave() { drop(); }
+
+  void push(ExpertRef ref, P&& pin) noexcept {
+    refs_[first_ + size_] = ref;
+    ::new (static_cast<void*>(pins_ + size_)) P(std::move(pin));
+    ++size_;
+  }
+  template <class Queue>
+  void release(Queue& queue) noexcept {
+    if constexpr (requires(P p) { p.release(queue); })
+      for (int i = 0; i < size_; ++i) pins_[i].release(queue);
+    drop();
+  }
+  Row<const ExpertRef> refs() const noexcept { return {refs_ + first_, size_}; }
+  bool empty() const noexcept { return size_ == 0; }
+
+ private:
+  void drop() noexcept {
+    first_ += size_;
+    while (size_ > 0) pins_[--size_].~P();
+  }
+  ExpertRef* refs_;
+  P* pins_;
+  int size_ = 0, first_ = 0;
+};
+
+// ---- the call
+
+/// Arguments of one forward. Only `x` and `y` are mandatory; they must not overlap.
+template <class M = host_memory>
+struct Call {
+  View<const float, M> x{};                 // [T,H] what the experts see
+  View<float, M> y{};                       // [T,H] result, overwritten
+  View<const float, M> x_router{};          // [T,H'] what the gate sees, if not x
+  View<const float, M> logits{};            // [T,L] instead of the gate
+  const RoutingTable<M>* table = nullptr;   // [T,K] instead of gate and router
+  RouteContext<M> context{};
+  int max_slots = 0;                        // slots per token in this call; 0: the router's own
+};
+
+/// Callbacks of one call, an argument of `forward`: any subset of
+/// logits(View<const float, M>), routed(const Frame<M>&), wave(Row<const ExpertRef>), done(const Frame<M>&), each const.
+struct NoObserver {};
+
+}  // namespace moe

@@ -1,0 +1,445 @@
+// MoELayer: the walk of one call (gate, route, group, acquire, experts, combine); AnyLayer, the type-erased seam.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include <moe/concepts.hpp>
+#include <moe/explain.hpp>
+#include <moe/gate.hpp>
+
+namespace moe {
+
+namespace detail {
+
+/// Row functors: named types, because device executors run them inside kernels.
+template <class R, class M>
+struct SelectRow {
+  R router;
+  RoutingTable<M> table;
+  RouteContext<M> context;
+  View<const float, M> logits;
+  MOE_HD void operator()(int t) const noexcept {
+    table.count[t] = select(router, context.at(t, logits.row(t)), table.slots.row(t));
+  }
+};
+template <class M>
+struct CopyRow {
+  RoutingTable<M> from, to;
+  MOE_HD void operator()(int t) const noexcept {
+    const int most = to.slots.cols;
+    const int n = from.size(t) < 0 ? 0 : (from.size(t) < most ? from.size(t) : most);
+    for (int k = 0; k < n; ++k) to.slots.row(t)[k] = from.slots.row(t)[k];
+    to.count[t] = n;
+  }
+};
+template <class R, class M>
+struct AdmitColumn {
+  R router;
+  RoutingTable<M> table;
+  Dispatch<M> dispatch;
+  MOE_HD void operator()(int e) const noexcept {
+    const int begin = dispatch.offset[e], rows = dispatch.offset[e + 1] - begin;
+    admit(router, e, Row<const int>{dispatch.entry + begin, rows},
+          Row<Slot>{table.slots.data, table.slots.rows * table.slots.cols}, table.slots.rows);
+  }
+};
+template <class R, class M>
+struct FinishRow {
+  R router;
+  RoutingTable<M> table;
+  MOE_HD void operator()(int t) const noexcept { finish(router, table.slots.row(t).first(table.count[t])); }
+};
+
+template <class S>
+struct pin_of {
+  using type = char;
+};
+template <LeasingStorage S>
+struct pin_of<S> {
+  using type = typename S::pin;
+};
+
+/// Tells the storage when a call leaves before its needs were served: what it claimed may go.
+template <class Storage, class W>
+class AbandonGuard {
+ public:
+  AbandonGuard(const Storage& storage, W& wave) : storage_(storage), wave_(wave) {}
+  AbandonGuard(const AbandonGuard&) = delete;
+  AbandonGuard& operator=(const AbandonGuard&) = delete;
+  ~AbandonGuard() {
+    if constexpr (requires { storage_.abandon(wave_); })
+      if (!served_) storage_.abandon(wave_);
+  }
+  void served() noexcept { served_ = true; }
+
+ private:
+  const Storage& storage_;
+  W& wave_;
+  bool served_ = false;
+};
+
+}  // namespace detail
+
+/// A mixture-of-experts layer: y = sum over chosen experts of weight * expert(x), plus shared experts.
+///
+/// Router decides who computes a token, Storage where weights live and how they arrive, Executor does the arithmetic;
+/// all three, and Form, Gate and Shared, are deduced from the constructor. The layer is const in use: several threads
+/// may call it at once, each with its own workspace. Results do not depend on the number of threads, on how a batch is
+/// split, or on what is cached.
+template <class Router, class Storage, class Executor, class Form = ExpertForm<SwiGlu>,
+          class Gate = Linear<detail::memory_of<Executor>>, class Shared = NoShared>
+class MoELayer {
+  static_assert(sizeof(detail::explain<Router, Storage, Executor, Form, Gate, Shared>) > 0);
+  static constexpr bool sound = detail::sound<Router, Storage, Executor, Form, Gate, Shared>;
+  static constexpr bool leasing = !ResidentStorage<Storage>;
+  static constexpr bool any_shared = !std::is_same_v<Shared, NoShared>;
+
+ public:
+  using memory = detail::memory_of<Executor>;
+
+  /// Throws Error if gate, router, storage and form do not fit each other.
+  MoELayer(Gate gate, Router router, Storage storage, Executor executor, Form form = {}, Shared shared = {})
+      : gate_(std::move(gate)), router_(std::move(router)), storage_(std::move(storage)), executor_(std::move(executor)),
+        form_(std::move(form)), shared_(std::move(shared)) {
+    if constexpr (sound) check_parts();
+  }
+
+  /// What a workspace needs for calls that compute `max_tokens` rows at once. Longer calls are cut into chunks that
+  /// fit, with the same results.
+  WorkspaceSize workspace(int max_tokens) const {
+    if constexpr (sound) return measure(max_tokens, router_.max_slots());
+    else return {};
+  }
+
+  /// Computes call.y from call.x. Throws Error for arguments that do not fit, and what the storage throws (IoError) when
+  /// experts cannot be read; then y is unspecified and the layer stays usable.
+  template <class Observer = NoObserver>
+  void forward(const Call<memory>& call, Workspace<memory>& ws, Observer&& observer = {}) const {
+    if constexpr (sound) {
+      check_call(call);
+      require_output(call);
+      for_each_chunk(call, ws, [&](const Call<memory>& c, int first) { forward_chunk(c, first, ws, observer); });
+    }
+  }
+  void forward(View<const float, memory> x, View<float, memory> y, Workspace<memory>& ws) const {
+    forward(Call<memory>{.x = x, .y = y}, ws);
+  }
+
+  /// Routes `call` as a guess and tells the storage which experts may be wanted next; y is not used. With call.logits
+  /// the guess is the caller's. Does nothing for storages that hold everything.
+  void prefetch(const Call<memory>& call, Workspace<memory>& ws) const {
+    if constexpr (sound && requires(std::span<const ExpertNeed> n) { storage_.expect(n); }) {
+      check_call(call);
+      for_each_chunk(call, ws, [&](const Call<memory>& c, int first) {
+        Frame<memory> f = routed_frame(c, first, ws, NoObserver{});
+        storage_.expect(executor_.needs(f));
+      });
+    }
+  }
+
+  int hidden() const noexcept { return storage_.shape().hidden; }
+  const Router& router() const noexcept { return router_; }
+  const Storage& storage() const noexcept { return storage_; }
+  const Executor& executor() const noexcept { return executor_; }
+  const Gate& gate() const noexcept { return gate_; }
+
+ private:
+  using Slots = Row<Slot>;
+  using PinType = typename detail::pin_of<Storage>::type;
+  static constexpr bool enveloped = !std::is_same_v<decltype(Form::envelope), NoEnvelope>;
+
+  // ---- sizes and checks
+
+  int width() const noexcept {   // of the layer; the experts' own width differs under an envelope
+    if constexpr (enveloped) return form_.envelope.outer_width();
+    else return hidden();
+  }
+  Dims dims(int tokens, int slots) const {
+    const ExpertShape s = storage_.shape();
+    return {tokens, s.hidden, s.ffn, router_.num_logits(), ids_of(router_).networks, slots};
+  }
+
+  void check_parts() const {
+    constexpr const char* where = "moe::MoELayer";
+    require_equal(where, "experts in the storage", ids_of(router_).networks, storage_.num_experts());
+    if constexpr (!std::is_same_v<Gate, NoGate>)
+      require_equal(where, "rows of the gate", router_.num_logits(), gate_.outputs());
+    require_equal(where, "gated experts (1 yes, 0 no)", int{Form::activation::gated}, int{storage_.shape().gated});
+    if (router_.max_slots() < 1) raise(Error(where, "slots per token", "at least 1", std::to_string(router_.max_slots())));
+    if constexpr (enveloped) require_equal(where, "width of the envelope", hidden(), form_.envelope.width());
+    if constexpr (any_shared) require_equal(where, "hidden width of the shared experts", width(), shared_.storage.shape().hidden);
+  }
+
+  void check_call(const Call<memory>& c) const {
+    constexpr const char* where = "moe::MoELayer::forward";
+    const int tokens = c.x.rows;
+    if (tokens < 0) raise(Error(where, "rows of x", "0 or more", std::to_string(tokens)));
+    require_equal(where, "columns of x", width(), c.x.cols);
+    if (c.max_slots < 0 || c.max_slots > router_.max_slots())
+      raise(Error(where, "max_slots", "0 to " + std::to_string(router_.max_slots()), std::to_string(c.max_slots)));
+    if (c.table != nullptr) {
+      require_equal(where, "rows of the table", tokens, c.table->slots.rows);
+      if (c.table->slots.cols < 1) raise(Error(where, "columns of the table", "at least 1", std::to_string(c.table->slots.cols)));
+      return;
+    }
+    check_routing(c);
+  }
+  void check_routing(const Call<memory>& c) const {
+    constexpr const char* where = "moe::MoELayer::forward";
+    if (c.logits.data != nullptr || c.logits.cols != 0) {
+      require_equal(where, "rows of logits", c.x.rows, c.logits.rows);
+      require_equal(where, "columns of logits", router_.num_logits(), c.logits.cols);
+    } else if constexpr (std::is_same_v<Gate, NoGate>) {
+      raise(Error(where, "a layer without a gate", "logits or a table in the call", "neither"));
+    } else {
+      const View<const float, memory>& in = router_input(c);
+      require_equal(where, "rows of x_router", c.x.rows, in.rows);
+      require_equal(where, "columns of the gate's input", gate_.inputs(), in.cols);
+    }
+    require_context<Uses::tokens>(c.context.tokens, "context.tokens");
+    require_context<Uses::rules>(c.context.rules, "context.rules");
+    require_context<Uses::positions>(c.context.positions, "context.positions");
+  }
+  template <Uses use>
+  static void require_context(const int* given, const char* name) {
+    if constexpr (contains(uses_of<Router>(), use))
+      if (given == nullptr) raise(Error("moe::MoELayer::forward", "what this router needs", std::string("Call::") + name, "null"));
+  }
+  void require_output(const Call<memory>& c) const {
+    require_equal("moe::MoELayer::forward", "rows of y", c.x.rows, c.y.rows);
+    require_equal("moe::MoELayer::forward", "columns of y", width(), c.y.cols);
+  }
+  static View<const float, memory> router_input(const Call<memory>& c) {
+    return c.x_router.data != nullptr || c.x_router.cols != 0 ? c.x_router : c.x;
+  }
+  int slots_of(const Call<memory>& c) const {
+    if (c.table != nullptr) return c.table->slots.cols;
+    return c.max_slots != 0 ? c.max_slots : router_.max_slots();
+  }
+
+  // ---- workspace: one text measures and carves
+
+  struct Carved {
+    Frame<memory> frame;
+    Frame<memory> shared;
+    View<float, memory> inner_x, inner_y;   // [T, width of the experts], only under an envelope
+    std::uint32_t* resident = nullptr;
+    ExpertRef* refs = nullptr;
+    PinType* pins = nullptr;
+  };
+  Carved carve(Arena& main, Arena& staging, int tokens, int slots) const {
+    Carved c;
+    const Dims d = dims(tokens, slots);
+    c.frame = executor_.carve(main, staging, d, ids_of(router_));
+    if constexpr (enveloped) {
+      c.inner_x = main.template matrix<float, memory>(tokens, d.hidden);
+      c.inner_y = main.template matrix<float, memory>(tokens, d.hidden);
+    }
+    if constexpr (any_shared) {
+      const ExpertShape s = shared_.storage.shape();
+      const int n = shared_.storage.num_experts();
+      c.shared = executor_.carve(main, staging, {tokens, s.hidden, s.ffn, n, n, n}, IdMap{n, 0});
+    }
+    const auto experts = static_cast<std::size_t>(d.experts);
+    if constexpr (contains(uses_of<Router>(), Uses::residency))
+      c.resident = staging.template take<std::uint32_t>(pieces(experts, std::size_t{32}));
+    if constexpr (leasing) {
+      c.refs = staging.template take<ExpertRef>(experts);
+      c.pins = staging.template take<PinType>(experts);
+    }
+    return c;
+  }
+  WorkspaceSize measure(int tokens, int slots) const {
+    Arena main, staging;
+    carve(main, staging, tokens, slots);
+    return {main.used(), staging.used()};
+  }
+  bool fits(const Workspace<memory>& ws, int tokens, int slots) const {
+    const WorkspaceSize need = measure(tokens, slots), have = ws.size();
+    return need.bytes <= have.bytes && need.staging_bytes <= have.staging_bytes;
+  }
+  /// The most rows, up to `tokens`, that fit the workspace.
+  int chunk_rows(const Workspace<memory>& ws, int tokens, int slots) const {
+    if (fits(ws, tokens, slots)) return tokens;
+    int low = 0, high = tokens;
+    while (high - low > 1) {
+      const int middle = low + (high - low) / 2;
+      (fits(ws, middle, slots) ? low : high) = middle;
+    }
+    if (low == 0) {
+      const WorkspaceSize need = measure(1, slots), have = ws.size();
+      const auto text = [](WorkspaceSize s) { return std::to_string(s.bytes) + " + " + std::to_string(s.staging_bytes) + " bytes"; };
+      raise(Error("moe::MoELayer::forward", "workspace for one row", text(need), text(have)));
+    }
+    return low;
+  }
+
+  template <class Function>
+  void for_each_chunk(const Call<memory>& call, Workspace<memory>& ws, Function&& f) const {
+    const int tokens = call.x.rows, rows = chunk_rows(ws, tokens, slots_of(call));
+    if constexpr (has_column_rule<Router>() || BatchRouter<Router>)
+      if (call.table == nullptr && rows < tokens)
+        raise(Error("moe::MoELayer::forward", "workspace of a router that looks at the whole batch",
+                    std::to_string(tokens) + " rows", std::to_string(rows)));
+    int first = 0;
+    do {   // at least once: a storage may count its layers' turns
+      const int n = rows < tokens - first ? rows : tokens - first;
+      f(slice(call, first, n), first);
+      first += n;
+    } while (first < tokens);
+  }
+  Call<memory> slice(const Call<memory>& call, int first, int n) const {
+    Call<memory> c = call;
+    c.x = call.x.slice(first, n);
+    if (call.y.data != nullptr) c.y = call.y.slice(first, n);
+    if (call.x_router.data != nullptr) c.x_router = call.x_router.slice(first, n);
+    if (call.logits.data != nullptr) c.logits = call.logits.slice(first, n);
+    c.context = call.context.slice(first);
+    return c;   // the table is sliced where it is copied
+  }
+
+  // ---- the walk
+
+  template <class Observer>
+  void forward_chunk(const Call<memory>& call, int first, Workspace<memory>& ws, const Observer& observer) const {
+    Carved carved;
+    Frame<memory> f = routed_frame(call, first, ws, observer, &carved);
+    View<const float, memory> x = call.x;
+    View<float, memory> y = call.y;
+    if constexpr (enveloped) {
+      form_.envelope.enter(executor_, f, call.x, carved.inner_x);
+      x = carved.inner_x;
+      y = carved.inner_y;
+    }
+    compute(f, x, carved, observer);
+    executor_.combine(f, x, form_, y, false);
+    if constexpr (enveloped) form_.envelope.leave(executor_, f, carved.inner_y, call.y);
+    if constexpr (any_shared) add_shared(carved.shared, call);
+    if constexpr (requires { observer.done(f); }) observer.done(f);
+  }
+
+  template <class Observer>
+  Frame<memory> routed_frame(const Call<memory>& call, int first, Workspace<memory>& ws, const Observer& observer,
+                             Carved* out = nullptr) const {
+    if constexpr (MOE_CHECKED != 0) ws.poison();
+    Arena main = ws.main(), staging = ws.staging();
+    const Carved carved = carve(main, staging, call.x.rows, slots_of(call));
+    Frame<memory> f = carved.frame;
+    f.queue = &ws.queue();
+    f.first_token = first;
+    if (call.table != nullptr) {
+      executor_.rows(f, f.dims.tokens, detail::CopyRow<memory>{call.table->slice(first, f.dims.tokens), f.table});
+    } else {
+      route(f, call, carved.resident, observer);
+    }
+    executor_.group(f);
+    if constexpr (has_column_rule<Router>())
+      if (call.table == nullptr) admit_columns(f);
+    if constexpr (requires { observer.routed(f); }) observer.routed(f);
+    if (out != nullptr) {
+      *out = carved;
+      out->shared.queue = f.queue;
+    }
+    return f;
+  }
+
+  template <class Observer>
+  void route(Frame<memory>& f, const Call<memory>& call, std::uint32_t* resident, const Observer& observer) const {
+    View<const float, memory> logits = call.logits;
+    if (call.logits.data == nullptr && call.logits.cols == 0) {
+      gate_.logits(executor_, f, router_input(call), f.logits);
+      logits = f.logits;
+    }
+    if constexpr (requires { observer.logits(logits); }) observer.logits(logits);
+    RouteContext<memory> context = call.context;
+    if constexpr (contains(uses_of<Router>(), Uses::residency)) {
+      storage_.residency(resident);
+      context.resident = resident;
+    }
+    if constexpr (BatchRouter<Router>) router_.route(context, logits, f.table);
+    else executor_.rows(f, f.dims.tokens, detail::SelectRow<Router, memory>{router_, f.table, context, logits});
+  }
+
+  void admit_columns(Frame<memory>& f) const {
+    executor_.rows(f, f.dims.experts, detail::AdmitColumn<Router, memory>{router_, f.table, f.dispatch});
+    executor_.rows(f, f.dims.tokens, detail::FinishRow<Router, memory>{router_, f.table});
+    executor_.group(f);
+  }
+
+  template <class Observer>
+  void compute(Frame<memory>& f, View<const float, memory> x, Carved& carved, const Observer& observer) const {
+    using Formats = typename Storage::formats;
+    const ExpertShape shape = storage_.shape();
+    if constexpr (!leasing) {
+      if constexpr (requires { observer.wave(storage_.table()); }) observer.wave(storage_.table());
+      executor_.experts(f, x, storage_.table(), Formats{}, shape, form_, Part{true, true, false});
+    } else {
+      std::span<ExpertNeed> todo = executor_.needs(f);
+      Wave<PinType> wave{carved.refs, carved.pins};
+      detail::AbandonGuard guard{storage_, wave};
+      bool first = true;
+      do {   // the wave is given back before the next acquire may wait: nobody holds while waiting
+        todo = storage_.acquire(todo, wave, *f.queue);
+        if constexpr (requires { observer.wave(wave.refs()); }) observer.wave(wave.refs());
+        executor_.experts(f, x, wave.refs(), Formats{}, shape, form_, Part{first, todo.empty(), true});
+        wave.release(*f.queue);
+        first = false;
+      } while (!todo.empty());
+      guard.served();
+    }
+  }
+
+  /// Shared experts come last, so that the order of sums is fixed.
+  void add_shared(Frame<memory>& f, const Call<memory>& call) const {
+    using Formats = typename decltype(shared_.storage)::formats;
+    shared_.weigh(executor_, f, call.x);
+    executor_.group(f);
+    executor_.experts(f, call.x, shared_.storage.table(), Formats{}, shared_.storage.shape(), shared_.form, Part{true, true, false});
+    executor_.combine(f, call.x, shared_.form, call.y, true);
+  }
+
+  Gate gate_;
+  Router router_;
+  Storage storage_;
+  Executor executor_;
+  Form form_;
+  Shared shared_;
+};
+
+// ---- the type-erased seam
+
+/// A layer whose policies are not in its type: for hosts whose layers differ, and for seams between compilers.
+template <class M = host_memory>
+struct AnyLayer {
+  virtual ~AnyLayer() = default;
+  virtual void forward(const Call<M>&, Workspace<M>&) const = 0;
+  virtual void prefetch(const Call<M>&, Workspace<M>&) const = 0;
+  virtual WorkspaceSize workspace(int max_tokens) const = 0;
+};
+
+namespace detail {
+template <class Layer, class Observer>
+class ErasedLayer final : public AnyLayer<typename Layer::memory> {
+ public:
+  using M = typename Layer::memory;
+  ErasedLayer(Layer layer, Observer observer) : layer_(std::move(layer)), observer_(std::move(observer)) {}
+  void forward(const Call<M>& call, Workspace<M>& ws) const override { layer_.forward(call, ws, observer_); }
+  void prefetch(const Call<M>& call, Workspace<M>& ws) const override { layer_.prefetch(call, ws); }
+  WorkspaceSize workspace(int max_tokens) const override { return layer_.workspace(max_tokens); }
+
+ private:
+  Layer layer_;
+  Observer observer_;
+};
+}  // namespace detail
+
+/// Moves a layer behind AnyLayer; an observer is bound here, for every call.
+template <class Layer, class Observer = NoObserver>
+std::unique_ptr<AnyLayer<typename Layer::memory>> erase(Layer layer, Observer observer = {}) {
+  return std::make_unique<detail::ErasedLayer<Layer, Observer>>(std::move(layer), std::move(observer));
+}
+
+}  // namespace moe

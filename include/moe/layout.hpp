@@ -1,0 +1,160 @@
+// How an expert's matrices lie in a record: offsets, packing, the layout's name.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string_view>
+
+#include <moe/error.hpp>
+#include <moe/expert.hpp>
+#include <moe/formats.hpp>
+
+namespace moe {
+
+/// Where the parts of one record begin, in bytes.
+struct RecordOffsets {
+  std::size_t up = 0, down = 0, up_bias = 0, down_bias = 0, bytes = 0;
+};
+
+/// Panels of 32 output columns, input-major inside a panel, gate and up interleaved panel by panel.
+///
+///   record   = up section | down section | up bias | down bias          each part 64-byte aligned
+///   up       = gate panel 0, up panel 0, gate panel 1, ...              (ungated: up panels only)
+///   panel    = for each input: 32 codes                                 (formats without scales)
+///            = for each 32 inputs: 32 binary16 scales, 32 x 32 codes    (q8_0)
+///
+/// One layout serves one token (a panel is a stream that is read once) and many (a panel stays in cache while all
+/// rows of the expert pass). bf16 codes lie in pairs (column c beside c + 16) so that a shift and a mask widen them.
+struct PanelLayout {
+  static constexpr std::string_view name = "panel32";
+  static constexpr int width = 32;
+
+  template <WeightFormat F>
+  static constexpr std::size_t block_bytes() {
+    using traits = format_traits<F>;
+    constexpr std::size_t codes = sizeof(typename traits::code) * traits::block * width;
+    if constexpr (is_scaled<F>) return codes + sizeof(typename traits::scale) * width;
+    else return codes;
+  }
+  template <WeightFormat F>
+  static constexpr std::size_t panel_bytes(int inputs) {
+    return static_cast<std::size_t>(pieces(inputs, format_traits<F>::block)) * block_bytes<F>();
+  }
+  template <WeightFormat F>
+  static constexpr std::size_t matrix_bytes(int outputs, int inputs) {
+    return static_cast<std::size_t>(pieces(outputs, width)) * panel_bytes<F>(inputs);
+  }
+
+  template <class Format>
+  static constexpr RecordOffsets offsets(const ExpertShape& s) {
+    using P = projection_formats<Format>;
+    const auto projections = static_cast<std::size_t>(s.gated ? 2 : 1);
+    const auto bias = [&](int n) { return s.biased ? sizeof(float) * static_cast<std::size_t>(round_up(n, width)) : 0; };
+    RecordOffsets o;
+    o.down = round_up(projections * matrix_bytes<typename P::up>(s.ffn, s.hidden), alignment);
+    o.up_bias = o.down + round_up(matrix_bytes<typename P::down>(s.hidden, s.ffn), alignment);
+    o.down_bias = o.up_bias + projections * bias(s.ffn);
+    o.bytes = round_up(o.down_bias + bias(s.hidden), alignment);
+    return o;
+  }
+  template <class Format>
+  static constexpr std::size_t record_bytes(const ExpertShape& s) { return offsets<Format>(s).bytes; }
+
+  /// Position of a column inside one input's 32 codes.
+  template <WeightFormat F>
+  static constexpr int position(int column) {
+    if constexpr (std::is_same_v<F, bf16>) return column < 16 ? 2 * column : 2 * (column - 16) + 1;
+    else return column;
+  }
+
+  /// Packs one expert into `record` (record_bytes<Format>(shape) bytes, 64-byte aligned). Padding is written as zero.
+  /// Throws Error if a matrix has another shape than `shape` says.
+  template <class Format>
+  static void pack(const ExpertShape& shape, const ExpertMatrices& m, std::byte* record) {
+    using P = projection_formats<Format>;
+    check(shape, m);
+    const RecordOffsets o = offsets<Format>(shape);
+    std::memset(record, 0, o.bytes);
+    const std::size_t up_panel = panel_bytes<typename P::up>(shape.hidden);
+    const std::size_t stride = up_panel * (shape.gated ? 2 : 1);
+    if (shape.gated) pack_matrix<typename P::up>(m.gate, record + o.up, stride);
+    pack_matrix<typename P::up>(m.up, record + o.up + (shape.gated ? up_panel : 0), stride);
+    pack_matrix<typename P::down>(m.down, record + o.down, panel_bytes<typename P::down>(shape.ffn));
+    if (shape.biased) pack_biases(shape, m, o, record);
+  }
+
+  /// Weight (output, input) of a packed matrix whose panels are `stride` bytes apart; exact.
+  template <WeightFormat F>
+  static float element(const std::byte* panels, std::size_t stride, int output, int input) {
+    using traits = format_traits<F>;
+    const std::byte* block =
+        panels + static_cast<std::size_t>(output / width) * stride + static_cast<std::size_t>(input / traits::block) * block_bytes<F>();
+    const int column = output % width;
+    float scale = 1;
+    if constexpr (is_scaled<F>) {
+      scale = float(reinterpret_cast<const typename traits::scale*>(block)[column]);
+      block += sizeof(typename traits::scale) * width;
+    }
+    const auto* codes = reinterpret_cast<const typename traits::code*>(block) + input % traits::block * width;
+    return scale * static_cast<float>(codes[position<F>(column)]);
+  }
+
+ private:
+  static void check(const ExpertShape& s, const ExpertMatrices& m) {
+    const auto match = [](const char* what, const Matrix& matrix, int rows, int cols) {
+      const auto text = [](int r, int c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
+      if (matrix.data == nullptr || matrix.rows != rows || matrix.cols != cols)
+        raise(Error("moe::PanelLayout::pack", what, text(rows, cols),
+                    matrix.data == nullptr ? "no data" : text(matrix.rows, matrix.cols)));
+    };
+    if (s.gated) match("gate matrix", m.gate, s.ffn, s.hidden);
+    match("up matrix", m.up, s.ffn, s.hidden);
+    match("down matrix", m.down, s.hidden, s.ffn);
+    if (s.biased && (m.up_bias == nullptr || m.down_bias == nullptr || (s.gated && m.gate_bias == nullptr)))
+      raise(Error("moe::PanelLayout::pack", "biases", "one per projection", "null"));
+  }
+
+  template <WeightFormat F>
+  static void pack_matrix(const Matrix& m, std::byte* panels, std::size_t stride) {
+    for (int r = 0; r < m.rows; ++r) {
+      std::byte* panel = panels + static_cast<std::size_t>(r / width) * stride;
+      for (int k = 0; k < m.cols; k += format_traits<F>::block) pack_block<F>(m, r, k, panel);
+    }
+  }
+
+  template <WeightFormat F>
+  static void pack_block(const Matrix& m, int row, int first, std::byte* panel) {
+    using traits = format_traits<F>;
+    const int column = row % width;
+    const int count = m.cols - first < traits::block ? m.cols - first : traits::block;
+    float values[traits::block] = {};
+    for (int i = 0; i < count; ++i) values[i] = m.at(row, first + i);
+    F encoded{};
+    traits::encode(values, count, encoded);
+    std::byte* block = panel + static_cast<std::size_t>(first / traits::block) * block_bytes<F>();
+    if constexpr (is_scaled<F>) {
+      reinterpret_cast<typename traits::scale*>(block)[column] = encoded.scale;
+      auto* codes = reinterpret_cast<typename traits::code*>(block + sizeof(typename traits::scale) * width);
+      for (int i = 0; i < traits::block; ++i) codes[i * width + position<F>(column)] = encoded.codes[static_cast<std::size_t>(i)];
+    } else {
+      reinterpret_cast<F*>(block)[position<F>(column)] = encoded;
+    }
+  }
+
+  /// Up biases follow the panels: 32 of gate, 32 of up, and so on.
+  static void pack_biases(const ExpertShape& s, const ExpertMatrices& m, const RecordOffsets& o, std::byte* record) {
+    auto* up = reinterpret_cast<float*>(record + o.up_bias);
+    auto* down = reinterpret_cast<float*>(record + o.down_bias);
+    const int step = s.gated ? 2 * width : width;
+    for (int i = 0; i < s.ffn; ++i) {
+      float* panel = up + i / width * step;
+      if (s.gated) panel[i % width] = m.gate_bias[i];
+      panel[step - width + i % width] = m.up_bias[i];
+    }
+    for (int i = 0; i < s.hidden; ++i) down[i] = m.down_bias[i];
+  }
+};
+
+}  // namespace moe
