@@ -94,15 +94,39 @@ struct projection_formats<expert_format<Up, Down>> {
   using down = Down;
 };
 
+/// Only a name, "q8_0+bf16": its projections have the traits.
+template <class Up, class Down>
+struct format_traits<expert_format<Up, Down>> {
+  static constexpr auto text = [] {
+    constexpr std::string_view up = format_traits<Up>::name, down = format_traits<Down>::name;
+    std::array<char, up.size() + 1 + down.size()> out{};
+    std::size_t n = 0;
+    for (const char c : up) out[n++] = c;
+    out[n++] = '+';
+    for (const char c : down) out[n++] = c;
+    return out;
+  }();
+  static constexpr std::string_view name{text.data(), text.size()};
+};
+
 /// The formats a storage can lend; `ExpertRef::format` is an index into this list.
 template <class... F>
 struct formats {
   static constexpr int count = static_cast<int>(sizeof...(F));
 };
 
+template <class List>
+struct first_format_;
+template <class F, class... Rest>
+struct first_format_<formats<F, Rest...>> {
+  using type = F;
+};
+template <class List>
+using first_format = typename first_format_<List>::type;
+
 /// Calls `f(std::type_identity<F>{})` for the `index`-th format of the list; a wrong index calls nothing.
 template <class... F, class Function>
-MOE_HD constexpr void with_format(formats<F...>, int index, Function&& f) {
+constexpr void with_format(formats<F...>, int index, Function&& f) {
   int i = 0;
   static_cast<void>(((i++ == index ? (f(std::type_identity<F>{}), true) : false) || ...));
 }

@@ -4,14 +4,14 @@
 // then has nothing left to choose, and the bits are the same for every instruction set and every -m flag.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
-#include <moe/config.hpp>
+#include <moe/tensor.hpp>
 
 namespace moe {
+
+inline constexpr float largest_float = 0x1.fffffep+127f;
 
 MOE_HD inline float fma(float a, float b, float c) noexcept { return std::fma(a, b, c); }
 
@@ -28,7 +28,7 @@ struct ExpConstants {
 };
 
 /// 2^n for n in [-127, 127]; -127 gives zero.
-MOE_HD inline float power_of_two(std::int32_t n) noexcept { return std::bit_cast<float>((n + 127) << 23); }
+MOE_HD inline float power_of_two(std::int32_t n) noexcept { return bit_cast<float>((n + 127) << 23); }
 
 /// e^x within 2 ulp; 0 below -104, infinity above 89, NaN stays NaN.
 /// Range reduction by ln 2 in two parts, then a minimax polynomial of degree 7 (Cephes, expf).
@@ -57,9 +57,8 @@ MOE_HD inline float silu(float x) noexcept { return x / (1.0f + exp(-x)); }
 
 /// A logit with NaN ranked below every number (as minus infinity) and infinities made finite.
 MOE_HD inline float finite_logit(float x) noexcept {
-  constexpr float largest = std::numeric_limits<float>::max();
-  if (!(x == x)) return -std::numeric_limits<float>::infinity();
-  return x > largest ? largest : (x < -largest ? -largest : x);
+  if (!(x == x)) return -HUGE_VALF;
+  return x > largest_float ? largest_float : (x < -largest_float ? -largest_float : x);
 }
 
 }  // namespace moe

@@ -15,5 +15,9 @@
 #include <moe/layer.hpp>
 #include <moe/routers/top_k.hpp>
 #include <moe/storage/resident.hpp>
+#include <moe/storage/background.hpp>
+#include <moe/storage/eviction.hpp>
+#include <moe/storage/cached.hpp>
+#include <moe/storage/file.hpp>
 #include <moe/executors/cpu.hpp>
 #include <moe/models.hpp>

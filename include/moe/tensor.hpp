@@ -1,7 +1,6 @@
 // Memory spaces, non-owning rows and views, aligned buffers, arenas, and the 16-bit floats.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -24,6 +23,14 @@ struct host_memory {
   using queue = host_queue;
   using staging = host_memory;
 };
+
+// ---- bits
+
+/// std::bit_cast for host and device.
+template <class To, class From>
+MOE_HD constexpr To bit_cast(const From& from) noexcept {
+  return __builtin_bit_cast(To, from);
+}
 
 // ---- Row: a span that device code may use
 
@@ -166,8 +173,8 @@ struct bf16 {
   std::uint16_t bits = 0;
 
   constexpr bf16() = default;
-  MOE_HD explicit constexpr bf16(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
-  MOE_HD explicit constexpr operator float() const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+  MOE_HD explicit constexpr bf16(float value) : bits(round(bit_cast<std::uint32_t>(value))) {}
+  MOE_HD explicit constexpr operator float() const { return bit_cast<float>(std::uint32_t{bits} << 16); }
 
  private:
   MOE_HD static constexpr std::uint16_t round(std::uint32_t u) {
@@ -181,13 +188,13 @@ struct f16 {
   std::uint16_t bits = 0;
 
   constexpr f16() = default;
-  MOE_HD explicit constexpr f16(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
+  MOE_HD explicit constexpr f16(float value) : bits(round(bit_cast<std::uint32_t>(value))) {}
   MOE_HD explicit constexpr operator float() const {
     const std::uint32_t sign = std::uint32_t{bits & 0x8000u} << 16;
     const std::uint32_t exponent = (bits >> 10) & 31u;
     const std::uint32_t mantissa = bits & 1023u;
-    if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0u));
-    if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+    if (exponent == 31) return bit_cast<float>(sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0u));
+    if (exponent != 0) return bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
     return sign != 0 ? -magnitude : magnitude;
   }

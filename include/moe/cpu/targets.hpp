@@ -4,7 +4,6 @@
 // its inline functions with that region's instructions, and the linker may hand those to code that must run without.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

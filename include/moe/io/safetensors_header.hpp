@@ -323,8 +323,10 @@ inline void index_names(SafetensorsHeader& header, std::string_view file) {
   const std::vector<TensorInfo>& tensors = header.tensors;
   header.by_name.resize(tensors.size());
   std::iota(header.by_name.begin(), header.by_name.end(), 0u);
-  std::sort(header.by_name.begin(), header.by_name.end(),
-            [&](std::uint32_t a, std::uint32_t b) { return tensors[a].name < tensors[b].name; });
+  std::sort(header.by_name.begin(), header.by_name.end(), [&](std::uint32_t a, std::uint32_t b) {
+    const int order = tensors[a].name.compare(tensors[b].name);
+    return order != 0 ? order < 0 : a < b;
+  });
   for (std::size_t i = 1; i < header.by_name.size(); ++i) {
     const TensorInfo& tensor = tensors[header.by_name[i]];
     if (tensors[header.by_name[i - 1]].name == tensor.name) {

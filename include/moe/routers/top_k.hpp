@@ -106,7 +106,7 @@ struct TopK {
   }
   /// e^(logit - best), and zero where even the best logit is NaN.
   MOE_HD static float relative(float logit, float best) noexcept {
-    return best < -std::numeric_limits<float>::max() ? 0.0f : exp(logit - best);
+    return best < -largest_float ? 0.0f : exp(logit - best);
   }
 };
 

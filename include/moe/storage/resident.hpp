@@ -1,14 +1,12 @@
 // Resident: all experts of a layer in one host buffer; Packed: experts packed from matrices in memory.
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
-#include <optional>
 #include <span>
 #include <vector>
 
 #include <moe/concepts.hpp>
 #include <moe/layout.hpp>
+#include <moe/storage/pending_reads.hpp>
 
 namespace moe {
 
@@ -26,16 +24,8 @@ class Packed {
   int num_experts() const noexcept { return static_cast<int>(matrices_.size()); }
   std::size_t bytes(int) const noexcept { return layout::template record_bytes<Format>(shape_); }
   void read(ExpertId e, int, std::byte* to, ReadDone done, void* who) const {
-#if MOE_EXCEPTIONS
-    try {
-      layout::template pack<Format>(shape_, matrices_[static_cast<std::size_t>(e)], to);
-    } catch (const Error& error) {
-      return done(who, &error);
-    }
-#else
-    layout::template pack<Format>(shape_, matrices_[static_cast<std::size_t>(e)], to);
-#endif
-    done(who, nullptr);
+    const ExpertMatrices& matrices = matrices_[static_cast<std::size_t>(e)];
+    answer_with([&] { layout::template pack<Format>(shape_, matrices, to); }, done, who);
   }
 
  private:
@@ -75,29 +65,6 @@ class Resident {
   std::size_t bytes_held() const noexcept { return bytes_.bytes(); }
 
  private:
-  /// Counts answers down and keeps the first error.
-  class PendingReads {
-   public:
-    explicit PendingReads(int count) : left_(count) {}
-    static void done(void* who, const Error* error) noexcept { static_cast<PendingReads*>(who)->answer(error); }
-    void wait() {
-      std::unique_lock lock(mutex_);
-      answered_.wait(lock, [&] { return left_ == 0; });
-      if (error_) raise(*error_);
-    }
-
-   private:
-    void answer(const Error* error) noexcept {
-      const std::lock_guard lock(mutex_);
-      if (error != nullptr && !error_) error_.emplace(error->what());
-      if (--left_ == 0) answered_.notify_all();
-    }
-    std::mutex mutex_;
-    std::condition_variable answered_;
-    int left_;
-    std::optional<IoError> error_;
-  };
-
   ExpertShape shape_;
   Buffer bytes_;
   std::vector<ExpertRef> refs_;

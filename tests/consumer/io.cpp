@@ -1,0 +1,13 @@
+// The optional component moelayer::io from another project.
+#include <cstdio>
+#include <moe/io/checkpoint.hpp>
+
+int main() {
+  try {
+    moe::Safetensors file("no such file");
+  } catch (const moe::Error& error) {
+    std::puts(error.what());
+    return 0;
+  }
+  return 1;
+}

@@ -1,0 +1,72 @@
+# cmake -DINCLUDE=... -P order.cmake: fails on any #include that points to the left of the order in docs/design.md:
+#   models > {layer, routers, storage, executors} > explain > gate > concepts > frame > routing > layout > expert
+#   > formats > math > tensor > error > config                  executors > cpu > routing > ...
+# Policies include neither the layer nor each other, but for the tools that storages share.
+
+cmake_policy(VERSION 3.25)
+
+# allow(<files> <what they may include>): regular expressions on paths below moe/.
+function(allow files includes)
+  set(rule_files ${rule_files} "${files}" PARENT_SCOPE)
+  set(rule_includes ${rule_includes} "${includes}" PARENT_SCOPE)
+endfunction()
+
+set(spine "none")
+foreach(header IN ITEMS config error tensor math formats expert layout routing frame concepts gate explain)
+  allow("${header}[.]hpp" "(${spine})[.]hpp")
+  string(APPEND spine "|${header}")
+  if(header STREQUAL "routing")
+    allow("cpu/.+[.]hpp" "(${spine})[.]hpp|cpu/.+")
+    allow("cpu/.+[.]inl" "none")  # included into a target region, where nothing may be included
+  endif()
+endforeach()
+allow("(layer[.]hpp|routers/.+)" "(${spine})[.]hpp")
+allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|pending_reads|posix_file|read_queue)[.]hpp")
+allow("executors/.+" "(${spine})[.]hpp|cpu/.+[.]hpp")
+allow("models[.]hpp" "(${spine}|layer)[.]hpp|(routers|storage)/.+|executors/cpu[.]hpp")
+allow("moe[.]hpp" "[a-z_]+[.]hpp|(routers|storage|cpu)/.+[.]hpp|executors/(cpu|expert_parallel)[.]hpp")
+allow("io/.+" "(${spine})[.]hpp|(io|storage|cpu)/.+[.]hpp")
+
+# Costly, or of a component: no header of the library has the first, only these the second.
+set(costly "(iostream|regex|ranges|functional)")
+set(foreign "(Eigen/|nlohmann/|cuda|cub/|thrust/)")
+set(foreign_in "(executors/eigen[.]hpp|io/.+|.+[.]cuh)")
+
+set(errors "")
+file(GLOB_RECURSE headers RELATIVE "${INCLUDE}/moe" "${INCLUDE}/moe/*")
+foreach(header IN LISTS headers)
+  set(allowed "")
+  foreach(files includes IN ZIP_LISTS rule_files rule_includes)
+    if(header MATCHES "^(${files})$")
+      set(allowed "${includes}")
+    endif()
+  endforeach()
+  if(NOT allowed)
+    string(APPEND errors "\n  ${header}: tests/headers/order.cmake has no rule for it")
+    continue()
+  endif()
+  file(STRINGS "${INCLUDE}/moe/${header}" includes REGEX "^ *# *include ")
+  foreach(include IN LISTS includes)
+    string(REGEX REPLACE "^ *# *include *" "" include "${include}")
+    if(include MATCHES "^<moe/(${allowed})>")
+      continue()
+    elseif(include MATCHES "^(\"|<moe/|<${costly}>)" OR header MATCHES "[.]inl$")
+      string(APPEND errors "\n  ${header} may not include ${include}")
+    elseif(include MATCHES "^<${foreign}" AND NOT header MATCHES "^${foreign_in}$")
+      string(APPEND errors "\n  ${header} may not include ${include}, which only ${foreign_in} may")
+    endif()
+  endforeach()
+
+  # The text of an inline function must not depend on the flags of the translation unit, or the linker picks one of
+  # two at will. Only config.hpp looks at them, to name the baseline.
+  if(NOT header STREQUAL "config.hpp")
+    file(STRINGS "${INCLUDE}/moe/${header}" tests REGEX "^ *# *(el)?if.*__(AVX|SSE|FMA|F16C)")
+    foreach(test IN LISTS tests)
+      string(APPEND errors "\n  ${header} may not depend on the flags of the compiler: ${test}")
+    endforeach()
+  endif()
+endforeach()
+
+if(errors)
+  message(FATAL_ERROR "${errors}")
+endif()
