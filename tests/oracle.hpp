@@ -40,7 +40,10 @@ inline Value operator/(Value a, Value b) {
   const double q = a.v / b.v;
   return rounded(q, (a.e + std::fabs(q) * b.e) / (std::fabs(b.v) - b.e));
 }
-inline Value exp(Value x) { return rounded(std::exp(x.v), std::exp(x.v) * std::expm1(x.e), 4); }
+inline Value exp(Value x) {
+  if (x.v > 700) return {HUGE_VAL, 0};
+  return rounded(std::exp(x.v), std::exp(x.v) * std::expm1(x.e), 4);
+}
 
 /// a / (1 + e^-x). Where e^-x overflows in float32 the computed quotient is zero, the exact one below |a| / largest.
 inline Value over_logistic(Value a, Value x) {
@@ -237,8 +240,8 @@ struct Random {
   int below(int n) { return static_cast<int>(engine() % static_cast<std::uint64_t>(n)); }
   int between(int low, int high) { return low + below(high - low + 1); }
   bool coin() { return below(2) == 1; }
-  /// A multiple of 2^-16 in [-range, range), for ranges that are powers of two.
-  float real(float range = 1) { return (static_cast<float>(below(1 << 17)) * 0x1p-16f - 1) * range; }
+  /// Any of 2^25 floats in [-range, range), for ranges that are powers of two.
+  float real(float range = 1) { return static_cast<float>(below(1 << 25) * 0x1p-24 - 1) * range; }
   std::vector<float> reals(int n, float range = 1) {
     std::vector<float> out(static_cast<std::size_t>(n));
     for (float& x : out) x = real(range);

@@ -33,6 +33,13 @@ void* operator new(std::size_t bytes) {
   heap::peak = std::max(heap::peak, heap::now);
   return memory;
 }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(bytes);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
 void operator delete(void* memory) noexcept {
   heap::now -= ::malloc_usable_size(memory);
   std::free(memory);

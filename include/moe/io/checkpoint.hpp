@@ -43,9 +43,17 @@ constexpr std::optional<ElementType> element_type_of(Dtype type) {
 }
 
 /// A gated network's three matrices in the checkpoint's own element type, read from the files into one buffer.
-struct ExpertTensors {
-  Buffer bytes;             // owns what `matrices` show
-  ExpertMatrices matrices;  // gate and up [F,H], down [H,F]
+class ExpertTensors {
+ public:
+  ExpertTensors(Buffer bytes, const ExpertMatrices& matrices) : bytes_(std::move(bytes)), matrices_(matrices) {}
+
+  /// Gate and up [F,H], down [H,F]: views of what this object owns, so not to be had from a temporary.
+  const ExpertMatrices& matrices() const& noexcept { return matrices_; }
+  const ExpertMatrices& matrices() const&& = delete;
+
+ private:
+  Buffer bytes_;
+  ExpertMatrices matrices_;
 };
 
 namespace detail {
@@ -172,12 +180,13 @@ class Checkpoint {
       tensors[i] = &tensors_.at(detail::tensor_name(patterns[i], layer, e));
       bytes += round_up(static_cast<std::size_t>(tensors[i]->bytes), alignment);
     }
-    ExpertTensors out{Buffer(bytes), {}};
-    std::byte* to = out.bytes.data();
-    out.matrices.gate = read_matrix(*tensors[0], to);
-    out.matrices.up = read_matrix(*tensors[1], to);
-    out.matrices.down = read_matrix(*tensors[2], to);
-    return out;
+    Buffer buffer(bytes);
+    std::byte* to = buffer.data();
+    ExpertMatrices matrices;
+    matrices.gate = read_matrix(*tensors[0], to);
+    matrices.up = read_matrix(*tensors[1], to);
+    matrices.down = read_matrix(*tensors[2], to);
+    return {std::move(buffer), matrices};
   }
   /// Reads a matrix that `check_layer` has seen, and moves `to` behind it.
   Matrix read_matrix(const TensorInfo& tensor, std::byte*& to) const {
@@ -236,7 +245,8 @@ class CheckpointExperts {
 
  private:
   std::optional<Error> pack(ExpertId e, std::byte* to) const noexcept try {
-    layout::pack<Format>(shape(), checkpoint_->expert(layer_, e).matrices, to);
+    const ExpertTensors expert = checkpoint_->expert(layer_, e);
+    layout::pack<Format>(shape(), expert.matrices(), to);
     return std::nullopt;
   } catch (const Error& error) {
     return error;

@@ -19,8 +19,9 @@
 
 namespace moe {
 
-/// First 4096 bytes of a record file (little endian, the rest zero). Records follow, each padded to 4096 bytes:
-/// record (layer, expert) begins at 4096 + (layer * experts + expert) * record_bytes. docs/formats.md.
+/// First 4096 bytes of a record file (little endian, the rest zero). Records follow, each padded to whole pages: record
+/// (layer, expert) begins at 4096 + (layer * experts + expert) * stride, stride = record_bytes up to a multiple of 4096.
+/// docs/formats.md.
 struct RecordFileHead {
   std::array<char, 8> magic{'m', 'o', 'e', 'r', 'e', 'c', 's', '\0'};
   std::uint32_t version = 1;
@@ -28,10 +29,10 @@ struct RecordFileHead {
   std::uint32_t hidden = 0, ffn = 0;
   std::uint32_t gated = 0, biased = 0;
   std::uint32_t reserved = 0;
-  std::uint64_t record_bytes = 0;
+  std::uint64_t record_bytes = 0;   // without the padding
   std::array<char, 16> layout{}, format{};
 
-  friend bool operator==(const RecordFileHead&, const RecordFileHead&) = default;
+  std::uint64_t stride() const noexcept { return round_up(record_bytes, std::uint64_t{page_alignment}); }
 };
 static_assert(sizeof(RecordFileHead) == 80 && std::endian::native == std::endian::little);
 
@@ -53,7 +54,7 @@ RecordFileHead record_file_head(const ExpertShape& s, int experts, int layers) {
   head.ffn = u(s.ffn);
   head.gated = s.gated ? 1 : 0;
   head.biased = s.biased ? 1 : 0;
-  head.record_bytes = round_up(Layout::template record_bytes<Format>(s), page_alignment);
+  head.record_bytes = Layout::template record_bytes<Format>(s);
   head.layout = short_name(Layout::name);
   head.format = short_name(format_traits<Format>::name);
   return head;
@@ -77,9 +78,9 @@ void check_record_file_head(const std::string& path, const RecordFileHead& found
   if (found.record_bytes != expected.record_bytes)
     raise(IoError(path, "bytes of a record", std::to_string(expected.record_bytes), std::to_string(found.record_bytes)));
   std::uint64_t bytes = 0;
-  if (__builtin_mul_overflow(std::uint64_t{found.layers} * found.experts, found.record_bytes, &bytes) ||
+  if (__builtin_mul_overflow(std::uint64_t{found.layers} * found.experts, found.stride(), &bytes) ||
       __builtin_add_overflow(bytes, page_alignment, &bytes) || bytes != size)
-    raise(IoError(path, "bytes of the file", "4096 + layers * experts * record", std::to_string(size)));
+    raise(IoError(path, "bytes of the file", "4096 + layers * experts * stride", std::to_string(size)));
 }
 
 }  // namespace detail
@@ -94,7 +95,7 @@ void write_records(const std::string& path, std::span<const Source> layers) {
   const RecordFileHead head = detail::record_file_head<Format, typename Source::layout>(
       layers[0].shape(), layers[0].num_experts(), static_cast<int>(layers.size()));
   OutputFile file(path);
-  Buffer record(head.record_bytes < page_alignment ? page_alignment : head.record_bytes);
+  Buffer record(head.stride());
   std::memset(record.data(), 0, record.bytes());
   std::memcpy(record.data(), &head, sizeof head);
   file.write({record.data(), page_alignment});
@@ -106,7 +107,7 @@ void write_records(const std::string& path, std::span<const Source> layers) {
       PendingReads read(1);
       layer.read(e, 0, record.data(), &PendingReads::done, &read);
       read.wait();
-      file.write({record.data(), head.record_bytes});
+      file.write({record.data(), record.bytes()});
     }
   }
   file.commit();
@@ -147,12 +148,12 @@ class File {
   ExpertShape shape() const noexcept { return shared_->shape; }
   int num_experts() const noexcept { return static_cast<int>(shared_->head.experts); }
   int num_layers() const noexcept { return static_cast<int>(shared_->head.layers); }
-  std::size_t bytes(int) const noexcept { return shared_->head.record_bytes; }
+  std::size_t bytes(int) const noexcept { return shared_->head.stride(); }
   bool direct() const noexcept { return shared_->file.direct(); }
 
   void read(ExpertId e, int, std::byte* to, ReadDone done, void* who) const {
     const std::uint64_t index = static_cast<std::uint64_t>(layer_) * shared_->head.experts + static_cast<std::uint64_t>(e);
-    shared_->queue.push({shared_.get(), page_alignment + index * shared_->head.record_bytes, to, done, who});
+    shared_->queue.push({shared_.get(), page_alignment + index * shared_->head.stride(), to, done, who});
   }
 
  private:
@@ -164,7 +165,7 @@ class File {
     ReadDone done = nullptr;
     void* who = nullptr;
     void operator()() const {
-      answer_with([&] { file->file.read(offset, {to, file->head.record_bytes}); }, done, who);
+      answer_with([&] { file->file.read(offset, {to, file->head.stride()}); }, done, who);
     }
   };
   struct Shared {

@@ -1,0 +1,158 @@
+#include "command_line.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <limits>
+#include <moe/io/file.hpp>
+#include <numeric>
+
+#include "progress.hpp"
+
+namespace programs {
+
+int run(CLI::App& app, int argc, char** argv, const std::function<void()>& body) {
+  try {
+    app.parse(argc, argv);
+    body();
+    std::cout.flush();
+    if (!std::cout) throw moe::IoError("standard output cannot be written");
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 1;
+  } catch (const std::bad_alloc&) {
+    std::cerr << app.get_name() << ": error: out of memory\n";
+  } catch (const std::exception& error) {
+    std::cerr << app.get_name() << ": error: " << error.what() << "\n";
+  }
+  return 1;
+}
+
+// ---- options
+
+void CpuOptions::add_to(CLI::App& app) {
+  app.add_option("--threads", threads, "Threads that compute; 0: one per hardware thread")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--isa", isa, "Instruction set: scalar, avx2 or avx512 (default: the best of this machine)");
+}
+
+moe::Cpu CpuOptions::cpu() const {
+  return {.threads = threads, .isa = isa.empty() ? moe::cpu::best_isa() : moe::isa_from_name(isa)};
+}
+
+void ModelOptions::add_to(CLI::App& app) {
+  app.add_option("--model", model, "Directory with config.json and safetensors (Mixtral, Qwen3-MoE, OLMoE)")
+      ->required();
+  app.add_option("--storage", storage, "Where the experts live: resident, or cached:BYTES as in cached:64M")
+      ->capture_default_str();
+  app.add_option("--format", format, "Weights of the experts: f32, bf16, f16 or q8_0 (default: as stored)");
+  cpu.add_to(app);
+  app.add_flag("--json", json, "Print one JSON object for machines");
+}
+
+engine::Options ModelOptions::parse() const {
+  engine::Options options{engine::storage_from_text(storage), {}, cpu.cpu()};
+  if (!format.empty()) options.format = engine::format_from_name(format);
+  return options;
+}
+
+engine::Model ModelOptions::load() const {
+  const engine::Options options = parse();
+  Progress progress("loading");
+  return engine::Model(model, options, [&](int done, int total) { progress.show(done, total); });
+}
+
+void require_bytes_as_tokens(const moe::io::ModelConfig& config, const std::string& instead) {
+  if (config.vocab == 256) return;
+  moe::raise(moe::Error("this model has a vocabulary of " + std::to_string(config.vocab) +
+                        " tokens, and text can only be read for models whose tokens are the 256 bytes; " + instead));
+}
+
+// ---- figures
+
+namespace {
+
+double hit_rate(const engine::StorageFigures& f) {
+  const double asked = static_cast<double>(f.hits) + static_cast<double>(f.misses);
+  return asked == 0 ? 1.0 : static_cast<double>(f.hits) / asked;
+}
+
+/// One bar per expert, an eighth of a line high per step.
+std::string bars(const std::vector<std::int64_t>& picks) {
+  constexpr std::array<const char*, 9> steps{" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+  const std::int64_t most = std::max<std::int64_t>(1, *std::max_element(picks.begin(), picks.end()));
+  std::string text;
+  for (const std::int64_t n : picks) text += steps[static_cast<std::size_t>((8 * n + most - 1) / most)];
+  return text;
+}
+
+std::string load_text(const engine::LayerLoad& load) {
+  const auto total = static_cast<double>(std::accumulate(load.picks.begin(), load.picks.end(), std::int64_t{0}));
+  const auto [least, most] = std::minmax_element(load.picks.begin(), load.picks.end());
+  const auto share = [&](std::int64_t n) {
+    return number_text(total == 0 ? 0 : 100.0 * static_cast<double>(n) / total, 1);
+  };
+  const std::string layer = std::to_string(load.layer);
+  return std::string(layer.size() < 4 ? 4 - layer.size() : 0, ' ') + layer + " |" + bars(load.picks) + "| " +
+         share(*least) + " to " + share(*most) + " %\n";
+}
+
+}  // namespace
+
+Json figures_as_json(const engine::Model& model) {
+  const engine::StorageFigures f = model.experts().storage_figures();
+  Json loads = Json::array();
+  for (const engine::LayerLoad& load : model.experts().loads()) {
+    loads.push_back({{"layer", load.layer}, {"tokens", load.tokens}, {"picks", load.picks}});
+  }
+  return {{"format", engine::format_name(model.experts().format())},
+          {"threads", model.cpu().pool->size()},
+          {"isa", moe::isa_name(model.cpu().isa)},
+          {"experts_per_token", model.experts().experts_per_token()},
+          {"bytes_read", f.bytes_read},
+          {"bytes_held", f.bytes_held},
+          {"hits", f.hits},
+          {"misses", f.misses},
+          {"hit_rate", hit_rate(f)},
+          {"stalls", f.stalls},
+          {"expert_load", loads}};
+}
+
+std::string figures_as_text(const engine::Model& model) {
+  const engine::StorageFigures f = model.experts().storage_figures();
+  const bool cached = f.hits + f.misses > 0;
+  std::string text = number_text(model.experts().experts_per_token(), 2) + " experts per token and layer, " +
+                     std::string(engine::format_name(model.experts().format())) + ", " +
+                     std::to_string(model.cpu().pool->size()) + " threads, " +
+                     std::string(moe::isa_name(model.cpu().isa)) + "\n";
+  text += "experts: " + bytes_text(static_cast<double>(f.bytes_read)) + " read, " +
+          bytes_text(static_cast<double>(f.bytes_held)) + " held, hit rate " + number_text(100 * hit_rate(f), 1) + " %" +
+          (cached ? ", waited " + std::to_string(f.stalls) + " times\n" : " (all resident)\n");
+  text += "load of the experts by layer, lowest to highest share of the picks:\n";
+  for (const engine::LayerLoad& load : model.experts().loads()) text += load_text(load);
+  return text;
+}
+
+std::string number_text(double value, int decimals) {
+  std::array<char, 64> text{};
+  const int n = std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
+  return {text.data(), static_cast<std::size_t>(std::clamp(n, 0, 63))};
+}
+
+std::string bytes_text(double bytes) {
+  constexpr std::array<const char*, 5> units{" B", " kB", " MB", " GB", " TB"};
+  std::size_t unit = 0;
+  for (; bytes >= 1000 && unit + 1 < units.size(); ++unit) bytes /= 1000;
+  return number_text(bytes, unit == 0 ? 0 : 1) + units[unit];
+}
+
+std::string json_text(const Json& value) { return value.dump(1, ' ', false, Json::error_handler_t::replace); }
+
+std::string read_file(const std::string& path) {
+  return moe::io::read_text(path, std::numeric_limits<std::uint32_t>::max());
+}
+
+}  // namespace programs

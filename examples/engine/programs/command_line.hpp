@@ -1,0 +1,66 @@
+// What the programs share: exit statuses and messages, the options of a model, figures for people and for machines.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <functional>
+#include <moe/io/json.hpp>
+#include <string>
+
+#include "model.hpp"
+#include "options.hpp"
+
+namespace programs {
+
+using moe::io::Json;
+
+/// Parses and calls `body`. What goes wrong is one message on stderr and exit status 1.
+int run(CLI::App& app, int argc, char** argv, const std::function<void()>& body);
+
+/// --threads and --isa
+struct CpuOptions {
+  int threads = 0;
+  std::string isa;
+
+  void add_to(CLI::App& app);
+  moe::Cpu cpu() const;
+};
+
+/// --model and how it is held.
+struct ModelOptions {
+  std::string model, storage = "resident", format;
+  CpuOptions cpu;
+  bool json = false;
+
+  void add_to(CLI::App& app);
+  engine::Options parse() const;
+  /// Loads with a progress bar.
+  engine::Model load() const;
+};
+
+/// Throws moe::Error unless every byte is a token of the model.
+void require_bytes_as_tokens(const moe::io::ModelConfig& config, const std::string& instead);
+
+/// Experts per token, traffic of their storage, load of every expert.
+Json figures_as_json(const engine::Model& model);
+std::string figures_as_text(const engine::Model& model);
+
+/// "12.3 MB"
+std::string bytes_text(double bytes);
+/// `value` with `decimals` digits after the point.
+std::string number_text(double value, int decimals);
+/// JSON whose strings may hold bytes that are no UTF-8.
+std::string json_text(const Json& value);
+
+/// The whole file. Throws moe::IoError.
+std::string read_file(const std::string& path);
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace programs

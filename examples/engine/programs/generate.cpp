@@ -1,0 +1,177 @@
+// generate: text, or logits, from a mixture-of-experts model.
+#include <charconv>
+#include <iostream>
+#include <moe/io/safetensors.hpp>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "command_line.hpp"
+#include "progress.hpp"
+#include "sampling.hpp"
+#include "sequence.hpp"
+
+namespace {
+
+using namespace programs;
+
+struct Arguments {
+  ModelOptions model;
+  std::optional<std::string> prompt;
+  std::string token_file, logits_file;
+  std::optional<int> tokens;
+  double temperature = 0;
+  std::uint64_t seed = 0;
+
+  void add_to(CLI::App& app) {
+    model.add_to(app);
+    app.add_option("--prompt", prompt, "Text to go on from; its bytes are the tokens");
+    app.add_option("--token-ids", token_file, "File of token ids to go on from, decimal, separated by white space");
+    app.add_option("--tokens", tokens, "Tokens to generate (default: 200, or none with --logits)")
+        ->check(CLI::Range(0, 1 << 30));
+    app.add_option("--temperature", temperature, "0 always takes the likeliest token")->capture_default_str();
+    app.add_option("--seed", seed, "Of the random numbers; the same seed repeats a text")->capture_default_str();
+    app.add_option("--logits", logits_file, "Write the logits of the given tokens to this safetensors file");
+  }
+};
+
+std::vector<int> ids_from_file(const std::string& path) {
+  const std::string text = read_file(path);
+  std::vector<int> ids;
+  constexpr std::string_view space = " \t\r\n\f\v";
+  for (std::size_t at = text.find_first_not_of(space); at != std::string::npos; at = text.find_first_not_of(space, at)) {
+    const std::size_t end = std::min(text.find_first_of(space, at), text.size());
+    int id = 0;
+    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, id);
+    if (error != std::errc() || stop != text.data() + end) {
+      moe::raise(moe::IoError(path, "token id number " + std::to_string(ids.size()), "a decimal number",
+                              moe::io::in_quotes(std::string_view(text).substr(at, end - at))));
+    }
+    ids.push_back(id);
+    at = end;
+  }
+  return ids;
+}
+
+std::vector<int> given_tokens(const Arguments& arguments, const moe::io::ModelConfig& config) {
+  if (arguments.prompt.has_value() == !arguments.token_file.empty()) {
+    moe::raise(moe::Error("give either --prompt or --token-ids"));
+  }
+  std::vector<int> ids;
+  if (arguments.prompt) {
+    require_bytes_as_tokens(config, "give --token-ids FILE instead of --prompt");
+    for (const char c : *arguments.prompt) ids.push_back(static_cast<unsigned char>(c));
+  } else {
+    ids = ids_from_file(arguments.token_file);
+  }
+  if (ids.empty()) moe::raise(moe::Error("the prompt is empty: there is nothing to go on from"));
+  return ids;
+}
+
+void write_logits(const std::string& path, engine::ConstRows logits) {
+  const auto rows = static_cast<std::size_t>(logits.rows), columns = static_cast<std::size_t>(logits.cols);
+  const moe::io::TensorData tensor{
+      "logits", moe::io::Dtype::F32, {rows, columns}, std::as_bytes(std::span(logits.data, rows * columns))};
+  moe::io::write_safetensors(path, std::span(&tensor, 1));
+}
+
+/// One run: reads what was given, then goes on from it.
+class Generation {
+ public:
+  Generation(const Arguments& arguments, engine::Model& model)
+      : arguments_(arguments), model_(model), sequence_(model), sampler_(arguments.temperature, arguments.seed),
+        given_(given_tokens(arguments, model.config())), bytes_(model.config().vocab == 256) {}
+
+  void run() {
+    emit(given_);
+    const Stopwatch watch;
+    const bool all = !arguments_.logits_file.empty();
+    const engine::ConstRows logits =
+        sequence_.append(given_, all ? engine::LogitsOf::every_token : engine::LogitsOf::last_token);
+    given_seconds_ = watch.seconds();
+    if (all) write_logits(arguments_.logits_file, logits);
+    go_on(logits.slice(logits.rows - 1, 1), arguments_.tokens.value_or(all ? 0 : 200));
+  }
+  void report() const { arguments_.model.json ? print_json() : print_text(); }
+
+ private:
+  void go_on(engine::ConstRows logits, int count) {
+    Progress progress("generating");
+    const Stopwatch watch;
+    const std::vector<int>& ends = model_.config().eos_ids;
+    for (int i = 0; i < count; ++i) {
+      const int token = sampler_(logits.row(0));
+      if (std::find(ends.begin(), ends.end(), token) != ends.end()) break;
+      generated_.push_back(token);
+      emit({&generated_.back(), 1});
+      if (arguments_.model.json) progress.show(i, count);
+      if (i + 1 < count) logits = sequence_.append({&generated_.back(), 1}, engine::LogitsOf::last_token);
+    }
+    seconds_ = watch.seconds();
+  }
+
+  std::string text_of(std::span<const int> tokens) const {
+    std::string text;
+    for (const int token : tokens) {
+      if (bytes_) text += static_cast<char>(static_cast<unsigned char>(token));
+      else text += std::to_string(token) + " ";
+    }
+    return text;
+  }
+  void emit(std::span<const int> tokens) const {
+    if (arguments_.model.json || arguments_.tokens.value_or(arguments_.logits_file.empty() ? 1 : 0) == 0) return;
+    std::cout << text_of(tokens) << std::flush;
+  }
+
+  double rate(std::size_t tokens, double seconds) const {
+    return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+  }
+  void print_text() const {
+    if (!generated_.empty()) std::cout << "\n";
+    std::cout.flush();
+    std::cerr << "\n" << given_.size() << " tokens read at " << number_text(rate(given_.size(), given_seconds_), 0)
+              << " tokens/s, " << generated_.size() << " written at " << number_text(rate(generated_.size(), seconds_), 0)
+              << " tokens/s\n"
+              << figures_as_text(model_);
+  }
+  void print_json() const {
+    Json out = figures_as_json(model_);
+    out["model"] = arguments_.model.model;
+    out["family"] = moe::io::family_name(model_.config().family);
+    out["storage"] = arguments_.model.storage;
+    if (arguments_.prompt) out["prompt"] = *arguments_.prompt;
+    out["text"] = text_of(generated_);
+    out["token_ids"] = generated_;
+    out["prompt_tokens"] = given_.size();
+    out["tokens"] = generated_.size();
+    out["prompt_seconds"] = given_seconds_;
+    out["seconds"] = seconds_;
+    out["prompt_tokens_per_second"] = rate(given_.size(), given_seconds_);
+    out["tokens_per_second"] = rate(generated_.size(), seconds_);
+    out["seed"] = arguments_.seed;
+    out["temperature"] = arguments_.temperature;
+    std::cout << json_text(out) << "\n";
+  }
+
+  const Arguments& arguments_;
+  engine::Model& model_;
+  engine::Sequence sequence_;
+  engine::Sampler sampler_;
+  std::vector<int> given_, generated_;
+  bool bytes_;
+  double given_seconds_ = 0, seconds_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Writes text with a mixture-of-experts model, and its figures to stderr.", "generate");
+  Arguments arguments;
+  arguments.add_to(app);
+  return programs::run(app, argc, argv, [&] {
+    engine::Model model = arguments.model.load();
+    Generation generation(arguments, model);
+    generation.run();
+    generation.report();
+  });
+}

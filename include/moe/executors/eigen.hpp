@@ -1,0 +1,126 @@
+// EigenReference: the readable executor, every step a plain Eigen expression. Needs Eigen 3.4.
+#pragma once
+
+#include <span>
+
+#include <Eigen/Core>
+
+#include <moe/concepts.hpp>
+#include <moe/layout.hpp>
+
+namespace moe {
+
+/// Computes experts with Eigen, one token at a time on the calling thread; unpacks every expert at every use.
+/// For reading, and for checking faster executors against: results agree with theirs up to rounding.
+struct EigenReference {
+  using memory = host_memory;
+  using layout = PanelLayout;
+
+  Frame<memory> carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
+    const auto n = [](int count) { return static_cast<std::size_t>(count); };
+    Frame<memory> f;
+    f.dims = d;
+    f.ids = ids;
+    f.logits = main.matrix<float, memory>(d.tokens, d.logits);
+    f.table = {main.matrix<Slot, memory>(d.tokens, d.slots), main.take<int>(n(d.tokens))};
+    f.dispatch = {main.take<int>(n(d.experts) + 1), main.take<int>(n(d.tokens) * n(d.slots))};
+    f.partial = main.matrix<float, memory>(d.tokens * d.slots, d.hidden);
+    f.needs = staging.take<ExpertNeed>(n(d.experts));
+    return f;
+  }
+
+  template <class F>
+  void rows(Frame<memory>&, int n, const F& row) const {
+    for (int i = 0; i < n; ++i) row(i);
+  }
+
+  void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias, View<float> out) const {
+    for (int t = 0; t < in.rows; ++t)
+      for (int n = 0; n < weight.rows; ++n)
+        out.row(t)[n] = vector(weight.row(n)).dot(vector(in.row(t))) + (bias == nullptr ? 0.0f : bias[n]);
+  }
+
+  void group(Frame<memory>& f) const { group_by_expert(f.table, f.ids, f.dispatch); }
+  std::span<ExpertNeed> needs(Frame<memory>& f) const { return collect_needs(f.table, f.ids, f.dispatch, f.needs); }
+
+  /// partial row = down activation(gate x, up x); zero if the expert was skipped by choice.
+  template <class... F, class Form>
+  void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
+               const ExpertShape& s, const Form& form, Part) const {
+    for (const ExpertRef& ref : refs) {
+      const int first = f.dispatch.offset[ref.expert];
+      const Row<const int> entries{f.dispatch.entry + first, f.dispatch.offset[ref.expert + 1] - first};
+      if (entries.empty()) continue;
+      for (const int entry : entries) vector(f.partial.row(entry)).setZero();
+      if (ref.bytes == nullptr) continue;
+      with_format(list, ref.format, [&](auto format) {
+        const Expert expert = unpack<typename decltype(format)::type>(ref.bytes, s);
+        for (const int entry : entries) run(expert, f, in, entry, form);
+      });
+    }
+  }
+
+  /// y = [y +] sum over slots, in slot order, of weight * partial row; identities add weight * x.
+  template <class Form>
+  void combine(Frame<memory>& f, View<const float> in, const Form& form, View<float> y, bool add) const {
+    for (int t = 0; t < f.dims.tokens; ++t) {
+      auto sum = vector(y.row(t));
+      if (!add) sum.setZero();
+      for (int k = 0; k < f.table.size(t); ++k) {
+        const Slot slot = f.table.slots.row(t)[k];
+        const float weight = form.weight_on == WeightOn::output ? slot.weight : 1.0f;
+        if (f.ids.network(slot.expert)) sum += weight * vector(f.partial.row(t * f.dims.slots + k));
+        if (f.ids.identity(slot.expert)) sum += slot.weight * vector(in.row(t));
+      }
+    }
+  }
+
+ private:
+  using Vector = Eigen::VectorXf;
+  struct Projection {
+    Eigen::MatrixXf weights;
+    Vector bias;
+  };
+  struct Expert {
+    Projection gate, up, down;   // [F,H] [F,H] [H,F]
+  };
+  static Eigen::Map<const Vector> vector(Row<const float> row) { return {row.data(), row.size()}; }
+  static Eigen::Map<Vector> vector(Row<float> row) { return {row.data(), row.size()}; }
+
+  template <class Form>
+  static void run(const Expert& e, Frame<memory>& f, View<const float> in, int entry, const Form& form) {
+    const auto x = vector(in.row(entry / f.dims.slots));
+    const float weight = form.weight_on == WeightOn::input ? f.table.slots.data[entry].weight : 1.0f;
+    const Vector up = weight * (e.up.weights * x) + e.up.bias;
+    Vector gate = up;
+    if constexpr (Form::activation::gated) gate = weight * (e.gate.weights * x) + e.gate.bias;
+    const Vector mid = gate.binaryExpr(up, form.act);
+    vector(f.partial.row(entry)) = e.down.weights * mid + e.down.bias;
+  }
+
+  template <class Format>
+  static Expert unpack(const std::byte* record, const ExpertShape& s) {
+    using Formats = projection_formats<Format>;
+    const RecordOffsets o = layout::offsets<Format>(s);
+    const auto up = [&](int side, int sides) {   // panels of gate and up alternate
+      return projection<typename Formats::up>(record + o.up, side, sides, s.ffn, s.hidden,
+                                              s.biased ? record + o.up_bias : nullptr);
+    };
+    return {s.gated ? up(0, 2) : Projection{}, s.gated ? up(1, 2) : up(0, 1),
+            projection<typename Formats::down>(record + o.down, 0, 1, s.hidden, s.ffn,
+                                               s.biased ? record + o.down_bias : nullptr)};
+  }
+  template <class Format>
+  static Projection projection(const std::byte* panels, int side, int sides, int rows, int cols, const std::byte* bias) {
+    const auto at = [&](int i) { return (i / layout::width * sides + side) * layout::width + i % layout::width; };
+    Projection p{Eigen::MatrixXf(rows, cols), Vector::Zero(rows)};
+    for (int i = 0; i < rows; ++i) {
+      for (int k = 0; k < cols; ++k)
+        p.weights(i, k) = layout::element<Format>(panels, layout::panel_bytes<Format>(cols), at(i), k);
+      if (bias != nullptr) p.bias[i] = reinterpret_cast<const float*>(bias)[at(i)];
+    }
+    return p;
+  }
+};
+
+}  // namespace moe
