@@ -60,7 +60,7 @@ void for_many_rows(const R& router, const F& f) {
   oracle::Random random(11);
   CAPTURE(random.seed);
   const int n = router.num_logits();
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 25; ++i) {
     f(random.reals(n, 8));
     f(coarse_logits(random, n));
   }

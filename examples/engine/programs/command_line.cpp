@@ -40,7 +40,7 @@ void CpuOptions::add_to(CLI::App& app) {
 }
 
 moe::Cpu CpuOptions::cpu() const {
-  return {.threads = threads, .isa = isa.empty() ? moe::cpu::best_isa() : moe::isa_from_name(isa)};
+  return {.threads = threads, .isa = isa.empty() ? moe::cpu::best_isa() : moe::cpu::isa_from_name(isa)};
 }
 
 void ModelOptions::add_to(CLI::App& app) {

@@ -80,32 +80,33 @@ class Generation {
  public:
   Generation(const Arguments& arguments, engine::Model& model)
       : arguments_(arguments), model_(model), sequence_(model), sampler_(arguments.temperature, arguments.seed),
-        given_(given_tokens(arguments, model.config())), bytes_(model.config().vocab == 256) {}
+        given_(given_tokens(arguments, model.config())), bytes_(model.config().vocab == 256),
+        count_(arguments.tokens.value_or(arguments.logits_file.empty() ? 200 : 0)) {}
 
   void run() {
-    emit(given_);
+    if (count_ > 0) emit(given_);
     const Stopwatch watch;
     const bool all = !arguments_.logits_file.empty();
     const engine::ConstRows logits =
         sequence_.append(given_, all ? engine::LogitsOf::every_token : engine::LogitsOf::last_token);
     given_seconds_ = watch.seconds();
     if (all) write_logits(arguments_.logits_file, logits);
-    go_on(logits.slice(logits.rows - 1, 1), arguments_.tokens.value_or(all ? 0 : 200));
+    go_on(logits.slice(logits.rows - 1, 1));
   }
   void report() const { arguments_.model.json ? print_json() : print_text(); }
 
  private:
-  void go_on(engine::ConstRows logits, int count) {
+  void go_on(engine::ConstRows logits) {
     Progress progress("generating");
     const Stopwatch watch;
     const std::vector<int>& ends = model_.config().eos_ids;
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < count_; ++i) {
       const int token = sampler_(logits.row(0));
       if (std::find(ends.begin(), ends.end(), token) != ends.end()) break;
       generated_.push_back(token);
       emit({&generated_.back(), 1});
-      if (arguments_.model.json) progress.show(i, count);
-      if (i + 1 < count) logits = sequence_.append({&generated_.back(), 1}, engine::LogitsOf::last_token);
+      if (arguments_.model.json) progress.show(i, count_);
+      if (i + 1 < count_) logits = sequence_.append({&generated_.back(), 1}, engine::LogitsOf::last_token);
     }
     seconds_ = watch.seconds();
   }
@@ -119,15 +120,14 @@ class Generation {
     return text;
   }
   void emit(std::span<const int> tokens) const {
-    if (arguments_.model.json || arguments_.tokens.value_or(arguments_.logits_file.empty() ? 1 : 0) == 0) return;
-    std::cout << text_of(tokens) << std::flush;
+    if (!arguments_.model.json) std::cout << text_of(tokens) << std::flush;
   }
 
   double rate(std::size_t tokens, double seconds) const {
     return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
   }
   void print_text() const {
-    if (!generated_.empty()) std::cout << "\n";
+    if (count_ > 0) std::cout << "\n";
     std::cout.flush();
     std::cerr << "\n" << given_.size() << " tokens read at " << number_text(rate(given_.size(), given_seconds_), 0)
               << " tokens/s, " << generated_.size() << " written at " << number_text(rate(generated_.size(), seconds_), 0)
@@ -159,6 +159,7 @@ class Generation {
   engine::Sampler sampler_;
   std::vector<int> given_, generated_;
   bool bytes_;
+  int count_;
   double given_seconds_ = 0, seconds_ = 0;
 };
 

@@ -85,6 +85,7 @@ Score score_text(std::span<const int> text, const Windows& windows, const engine
     progress.show(static_cast<std::int64_t>(scored), static_cast<std::int64_t>(text.size()));
   }
   score.seconds = watch.seconds();
+  if (!std::isfinite(score.bits)) moe::raise(moe::Error("engine", "logits", "numbers", "NaN: the model is broken"));
   return score;
 }
 

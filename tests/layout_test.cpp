@@ -1,0 +1,154 @@
+// Packing into panels and reading single weights back.
+#include <moe/layout.hpp>
+
+#include <set>
+#include <vector>
+
+#include "problem.hpp"
+
+using moe::PanelLayout;
+
+namespace {
+
+using Mixed = moe::expert_format<moe::q8_0, moe::f16>;
+
+template <class Format>
+std::vector<std::byte> packed(const Problem<Format>& p) {
+  std::vector<std::byte> record(PanelLayout::record_bytes<Format>(p.shape()), std::byte{0xaa});
+  PanelLayout::pack<Format>(p.shape(), p.matrices()[0], record.data());
+  return record;
+}
+
+template <class F>
+int wrong_elements(const std::byte* panels, std::size_t stride, const std::vector<double>& weights, int rows, int cols) {
+  int wrong = 0;
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < cols; ++c)
+      wrong += static_cast<double>(PanelLayout::element<F>(panels, stride, r, c)) !=
+                       weights[static_cast<std::size_t>(r * cols + c)] ? 1 : 0;
+  return wrong;
+}
+
+/// Weights that do not come back from a packed record as the oracle stores them.
+template <class Format>
+int wrong_after_round_trip(int hidden, int ffn, bool gated) {
+  using P = moe::projection_formats<Format>;
+  oracle::Random random(static_cast<std::uint64_t>(hidden * 100 + ffn));
+  const Problem<Format> p({.tokens = 0, .hidden = hidden, .ffn = ffn, .experts = 1, .gated = gated}, random);
+  const std::vector<std::byte> record = packed(p);
+  const oracle::Expert& e = p.layer.experts[0];
+  const auto o = PanelLayout::offsets<Format>(p.shape());
+  const std::size_t panel = PanelLayout::panel_bytes<typename P::up>(hidden);
+  const std::byte *data = record.data(), *up = data + o.up;
+  int wrong = gated ? wrong_elements<typename P::up>(up, 2 * panel, e.gate, ffn, hidden) : 0;
+  wrong += wrong_elements<typename P::up>(gated ? up + panel : up, gated ? 2 * panel : panel, e.up, ffn, hidden);
+  return wrong + wrong_elements<typename P::down>(data + o.down, PanelLayout::panel_bytes<typename P::down>(ffn), e.down,
+                                                  hidden, ffn);
+}
+
+/// A valid f32 expert of [ffn 3, hidden 2] to damage.
+struct Damaged {
+  std::vector<float> a = std::vector<float>(6, 1.0f), bias = std::vector<float>(3, 1.0f);
+  moe::ExpertShape shape{2, 3, true, false};
+  moe::ExpertMatrices m;
+  Damaged() {
+    m.gate = m.up = moe::Matrix(a.data(), 3, 2);
+    m.down = moe::Matrix(a.data(), 2, 3);
+  }
+  std::string message() const {
+    std::vector<std::byte> record(PanelLayout::record_bytes<float>(shape));
+    return message_of([&] { PanelLayout::pack<float>(shape, m, record.data()); });
+  }
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("every weight comes back from its panel, for widths 1 to 70", F, float, moe::bf16, moe::f16, moe::q8_0, Mixed) {
+  int wrong = 0;
+  for (int n = 1; n <= 70; ++n) wrong += wrong_after_round_trip<F>(n, 71 - n, true) + wrong_after_round_trip<F>(71 - n, n, false);
+  CHECK(wrong == 0);
+}
+
+TEST_CASE_TEMPLATE("padding is zero, so that every byte of a record is written", F, float, moe::bf16, moe::f16, moe::q8_0) {
+  std::vector<float> zeros(33 * 35, 0.0f), bias(35, 0.0f);
+  moe::ExpertMatrices m;
+  m.gate = m.up = moe::Matrix(zeros.data(), 35, 33);
+  m.down = moe::Matrix(zeros.data(), 33, 35);
+  m.gate_bias = m.up_bias = m.down_bias = bias.data();
+  const moe::ExpertShape shape{33, 35, true, true};
+  std::vector<std::byte> record(PanelLayout::record_bytes<F>(shape), std::byte{0xaa});
+  PanelLayout::pack<F>(shape, m, record.data());
+  CHECK(record == std::vector<std::byte>(record.size(), std::byte{0}));
+}
+
+TEST_CASE("columns beyond the outputs are zero") {
+  const Damaged d;
+  std::vector<std::byte> record(PanelLayout::record_bytes<float>(d.shape));
+  PanelLayout::pack<float>(d.shape, d.m, record.data());
+  for (int column = 3; column < 32; ++column)
+    CHECK(PanelLayout::element<float>(record.data(), 2 * PanelLayout::panel_bytes<float>(2), column, 0) == 0);
+}
+
+TEST_CASE("the parts of a record begin at multiples of 64 bytes") {
+  for (int n = 1; n <= 70; ++n) {
+    const auto o = PanelLayout::offsets<moe::q8_0>({n, 71 - n, true, true});
+    CHECK((o.up % 64 + o.down % 64 + o.up_bias % 64 + o.down_bias % 64 + o.bytes % 64) == 0);
+  }
+}
+TEST_CASE("a record of 32-wide q8_0 panels takes 34 bytes for 32 weights") {
+  CHECK(PanelLayout::record_bytes<moe::q8_0>({64, 96, true, false}) == 3u * 64 * 96 / 32 * 34);
+}
+TEST_CASE("an ungated record holds two matrices") {
+  CHECK(PanelLayout::record_bytes<float>({64, 96, false, false}) == 2u * 64 * 96 * 4);
+}
+TEST_CASE("bf16 columns of one input lie in pairs 16 apart") {
+  CHECK(PanelLayout::position<moe::bf16>(0) == 0);
+  CHECK(PanelLayout::position<moe::bf16>(16) == 1);
+  CHECK(PanelLayout::position<moe::bf16>(1) == 2);
+  std::set<int> all;
+  for (int c = 0; c < 32; ++c) all.insert(PanelLayout::position<moe::bf16>(c));
+  CHECK(all.size() == 32);
+}
+TEST_CASE("a matrix given transposed packs to the same bytes") {
+  const float rows[] = {1, 2, 3, 4, 5, 6}, columns[] = {1, 3, 5, 2, 4, 6};
+  Damaged a, b;
+  a.m.gate = moe::Matrix(rows, 3, 2);
+  b.m.gate = moe::Matrix(columns, 2, 3).transposed();
+  std::vector<std::byte> first(PanelLayout::record_bytes<float>(a.shape)), second = first;
+  PanelLayout::pack<float>(a.shape, a.m, first.data());
+  PanelLayout::pack<float>(b.shape, b.m, second.data());
+  CHECK(first == second);
+}
+
+TEST_CASE("a gate matrix of another shape is refused") {
+  Damaged d;
+  d.m.gate = moe::Matrix(d.a.data(), 2, 3);
+  CHECK(d.message() == "moe::PanelLayout::pack: gate matrix: expected [3, 2], found [2, 3]");
+}
+TEST_CASE("an up matrix of another shape is refused") {
+  Damaged d;
+  d.m.up = moe::Matrix(d.a.data(), 3, 1);
+  CHECK(d.message() == "moe::PanelLayout::pack: up matrix: expected [3, 2], found [3, 1]");
+}
+TEST_CASE("a down matrix of another shape is refused") {
+  Damaged d;
+  d.m.down = moe::Matrix(d.a.data(), 3, 2);
+  CHECK(d.message() == "moe::PanelLayout::pack: down matrix: expected [2, 3], found [3, 2]");
+}
+TEST_CASE("a missing matrix is refused") {
+  Damaged d;
+  d.m.gate = {};
+  CHECK(d.message() == "moe::PanelLayout::pack: gate matrix: expected [3, 2], found no data");
+}
+TEST_CASE("a missing bias is refused") {
+  Damaged d;
+  d.shape.biased = true;
+  d.m.gate_bias = d.m.up_bias = d.bias.data();
+  CHECK(d.message() == "moe::PanelLayout::pack: biases: expected one per projection, found null");
+}
+TEST_CASE("an ungated expert needs no gate") {
+  Damaged d;
+  d.shape.gated = false;
+  d.m.gate = {};
+  CHECK(d.message().empty());
+}
