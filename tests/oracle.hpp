@@ -209,8 +209,7 @@ inline std::vector<Value> run_expert(const Layer& layer, const Expert& e, const 
   return multiply(e.down, e.down_bias, mid, {1});
 }
 /// One row of the result. The sum over slots is in slot order, but its bound holds for every order.
-inline std::vector<Value> run_token(const Layer& layer, const float* x, const std::vector<Pick>& picks) {
-  const std::vector<Value> in = exact(x, layer.hidden);
+inline std::vector<Value> run_token(const Layer& layer, const std::vector<Value>& in, const std::vector<Pick>& picks) {
   const int networks = static_cast<int>(layer.experts.size());
   std::vector<Value> y(in.size());
   std::vector<double> mass(in.size());
@@ -230,6 +229,10 @@ inline std::vector<Value> run_token(const Layer& layer, const float* x, const st
   }
   for (std::size_t i = 0; i < y.size(); ++i) y[i].e += gamma(static_cast<int>(picks.size())) * mass[i];
   return y;
+}
+
+inline std::vector<Value> run_token(const Layer& layer, const float* x, const std::vector<Pick>& picks) {
+  return run_token(layer, exact(x, layer.hidden), picks);
 }
 
 // ---- random inputs

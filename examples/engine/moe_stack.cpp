@@ -74,7 +74,7 @@ std::unique_ptr<moe::AnyLayer<>> MoeStack::dense_layer(int layer) {
   Matrix& gate = gates_[static_cast<std::size_t>(layer)];
   gate = Matrix(1, config.hidden);
   const moe::io::ExpertTensors tensors = checkpoint_->dense(layer);
-  moe::Resident storage{moe::Packed<F>({config.hidden, config.dense_ffn}, std::span(&tensors.matrices, 1))};
+  moe::Resident storage{moe::Packed<F>({config.hidden, config.dense_ffn}, std::span(&tensors.matrices(), 1))};
   resident_bytes_ += storage.bytes_held();
   return moe::erase(moe::MoELayer{moe::Linear{std::as_const(gate).view()}, moe::TopK{.experts = 1, .k = 1},
                                   std::move(storage), cpu_});

@@ -169,12 +169,13 @@ concept Gate = requires(const G g, const X x, Frame<typename X::memory>& f, View
   g.logits(x, f, in, out);
 };
 
-/// Latent experts: enter maps [T,H] to [T,width], leave maps back.
+/// Latent experts: enter maps [T, outer_width] to [T, width], leave maps back.
 template <class E, class X>
 concept Envelope = std::same_as<E, NoEnvelope> ||
     requires(const E e, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
              View<float, typename X::memory> out) {
       { e.width() } noexcept -> std::same_as<int>;
+      { e.outer_width() } noexcept -> std::same_as<int>;
       e.enter(x, f, in, out);
       e.leave(x, f, in, out);
     };

@@ -130,7 +130,8 @@ struct explain_gate {
 template <class F, class X>
 struct explain_envelope {
   static_assert(Envelope<decltype(F::envelope), X>,
-                "moe::Envelope: needs `int width() const noexcept`, `enter` and `leave` (docs/policies.md#envelope)");
+                "moe::Envelope: needs `int width() const noexcept`, `int outer_width() const noexcept`, `enter` and `leave` "
+                "(docs/policies.md#envelope)");
 };
 template <class S, class X>
 struct explain_shared {

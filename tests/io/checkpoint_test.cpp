@@ -40,8 +40,8 @@ struct Model {
   Json config;
   TempFolder folder;
 
-  explicit Model(const std::string& family) : config(Json::parse(read_file(golden + family + "/config.json"))) {
-    const moe::io::SafetensorsFile file(golden + family + "/model.safetensors");
+  explicit Model(const std::string& family) : config(Json::parse(read_file(concat(golden, family, "/config.json")))) {
+    const moe::io::SafetensorsFile file(concat(golden, family, "/model.safetensors"));
     for (const TensorInfo& info : file.tensors()) {
       Tensor& tensor = tensors[info.name] = {info.dtype, info.shape, std::string(info.bytes, '\0')};
       file.read(info, std::as_writable_bytes(std::span(tensor.bytes)));
@@ -64,11 +64,10 @@ struct Model {
     Json index;
     std::size_t i = 0;
     for (const TensorData& tensor : data()) {
-      index["weight_map"][tensor.name] = "model-" + std::to_string(i % 3) + ".safetensors";
+      index["weight_map"][tensor.name] = concat("model-", i % 3, ".safetensors");
       shards[i++ % 3].push_back(tensor);
     }
-    for (i = 0; i < 3; ++i)
-      moe::io::write_safetensors(folder / ("model-" + std::to_string(i) + ".safetensors"), shards[i]);
+    for (i = 0; i < 3; ++i) moe::io::write_safetensors(folder / concat("model-", i, ".safetensors"), shards[i]);
     write_file(folder / TensorSet::index_name, index.dump());
   }
   std::string message() const {
@@ -152,7 +151,7 @@ TEST_CASE("another weights file beside the config gives the same model in bf16")
 TEST_CASE("a sharded checkpoint is the same model") {
   const Model model("olmoe");
   model.write_sharded();
-  const Checkpoint whole(golden + "olmoe"), sharded(model.folder.path());
+  const Checkpoint whole(concat(golden, "olmoe")), sharded(model.folder.path());
   CHECK(sharded.tensors().files().size() == 3);
   CHECK(sharded.tensors().bytes() == whole.tensors().bytes());
   CHECK(sharded.gate(0) == whole.gate(0));
@@ -164,7 +163,7 @@ TEST_CASE("a checkpoint that lacks a tensor is refused when it is opened") {
   for (const std::string& name : {mixtral_gate, mixtral_w1}) {
     Model model("mixtral");
     model.tensors.erase(name);
-    CHECK(contains(model.message(), "model.safetensors: tensor \"" + name + "\": missing"));
+    CHECK(contains(model.message(), concat("model.safetensors: tensor \"", name, "\": missing")));
   }
   Model model("mixtral");
   model.config["num_hidden_layers"] = 3;
@@ -178,7 +177,7 @@ TEST_CASE("a tensor of another shape is refused when the checkpoint is opened") 
   Model model("mixtral");
   model.tensors.at(mixtral_w1).shape = {64, 40};
   const std::string message = model.message();
-  CHECK(contains(message, "tensor \"" + mixtral_w1 + "\" at byte "));
+  CHECK(contains(message, concat("tensor \"", mixtral_w1, "\" at byte ")));
   CHECK(contains(message, ": shape: expected [40, 64], found [64, 40]"));
   model.tensors.at(mixtral_w1).shape = {2560};
   CHECK(contains(model.message(), "expected [40, 64], found [2560]"));
@@ -196,7 +195,7 @@ TEST_CASE("a tensor of another shape is refused when the checkpoint is opened") 
 TEST_CASE("a tensor of a type that nothing computes with is refused when the checkpoint is opened") {
   Model model("mixtral");
   model.tensors.at(mixtral_w1).dtype = Dtype::I32;
-  CHECK(contains(model.message(), "tensor \"" + mixtral_w1 + "\" at byte "));
+  CHECK(contains(model.message(), concat("tensor \"", mixtral_w1, "\" at byte ")));
   CHECK(contains(model.message(), ": element type: expected F32, BF16 or F16, found I32"));
 }
 
@@ -208,7 +207,7 @@ TEST_CASE("a gate with NaN or infinity is refused with its place") {
     model.write();
     const Checkpoint checkpoint(model.folder.path());
     const std::string message = message_of([&] { checkpoint.gate(0); });
-    CHECK(contains(message, "model.safetensors: tensor \"" + mixtral_gate + "\" at byte "));
+    CHECK(contains(message, concat("model.safetensors: tensor \"", mixtral_gate, "\" at byte ")));
     CHECK(contains(message, "element [3, 5]: expected a finite number, found "));
     CHECK(checkpoint.gate(1).size() == 512);
   }
@@ -225,7 +224,7 @@ TEST_CASE("a folder without a config, or without weights, is refused") {
   const TempFolder folder;
   const auto message = [&] { return message_of([&] { Checkpoint checkpoint(folder.path()); }); };
   CHECK(contains(message(), "config.json: cannot be opened"));
-  write_file(folder / "config.json", read_file(golden + "mixtral/config.json"));
+  write_file(folder / "config.json", read_file(concat(golden, "mixtral/config.json")));
   CHECK(contains(message(), "expected model.safetensors.index.json or model.safetensors, found neither"));
 }
 
@@ -244,14 +243,14 @@ TEST_CASE("layers without experts are checked and read by their own names") {
   CHECK(checkpoint.gate(1).size() == 12 * 64);
   model.config["mlp_only_layers"] = {0, 1};
   for (const char* name : {"gate_proj", "up_proj", "down_proj"}) {
-    const std::string tail = std::string(".mlp.") + name + ".weight";
-    model.tensors["model.layers.1" + tail] = model.tensors.at("model.layers.0" + tail);
+    const std::string tail = concat(".mlp.", name, ".weight");
+    model.tensors[concat("model.layers.1", tail)] = model.tensors.at(concat("model.layers.0", tail));
   }
   CHECK(contains(model.message(), "expected a layer with experts, found none"));
 }
 
 TEST_CASE("the engine's other tensors pass the same checks") {
-  const Checkpoint checkpoint(golden + "mixtral");
+  const Checkpoint checkpoint(concat(golden, "mixtral"));
   CHECK(checkpoint.read_f32("model.norm.weight", {64}).size() == 64);
   CHECK(
       contains(message_of([&] { checkpoint.require("model.norm.weight", {65}); }), "shape: expected [65], found [64]"));
@@ -260,7 +259,7 @@ TEST_CASE("the engine's other tensors pass the same checks") {
 }
 
 TEST_CASE("experts packed from a checkpoint hold the checkpoint's weights") {
-  const auto checkpoint = std::make_shared<const Checkpoint>(golden + "mixtral");
+  const auto checkpoint = std::make_shared<const Checkpoint>(concat(golden, "mixtral"));
   const CheckpointExperts<float> source(checkpoint, 1);
   CHECK(source.shape() == moe::ExpertShape{64, 40, true, false});
   CHECK(source.num_experts() == 8);
@@ -306,7 +305,7 @@ TEST_CASE("a read that fails is answered with its error, and the source stays us
 }
 
 TEST_CASE("a source needs a layer with experts") {
-  const auto checkpoint = std::make_shared<const Checkpoint>(golden + "mixtral");
+  const auto checkpoint = std::make_shared<const Checkpoint>(concat(golden, "mixtral"));
   CHECK_THROWS_AS(CheckpointExperts<float>(checkpoint, 2), moe::Error);
   CHECK_THROWS_AS(CheckpointExperts<float>(checkpoint, -1), moe::Error);
 }

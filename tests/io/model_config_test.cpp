@@ -17,7 +17,7 @@ using moe::io::QkNorm;
 namespace {
 
 Json golden(const std::string& family) {
-  return Json::parse(read_file(MOE_TEST_DATA "/golden/" + family + "/config.json"));
+  return Json::parse(read_file(concat(MOE_TEST_DATA, "/golden/", family, "/config.json")));
 }
 ModelConfig parse(const Json& config) { return moe::io::parse_model_config(config.dump(), "c.json"); }
 std::string message(const Json& config) {
@@ -145,7 +145,8 @@ TEST_CASE("text that is no config is refused with the place") {
   CHECK(contains(said("{}{}"), "expected a JSON object"));
   CHECK(contains(said("{\"a\":1,\"a\":2}"), "key \"a\": expected each key once, found a second one"));
   CHECK(contains(said("{\"x\":{\"a\":1,\"\\u0061\":2}}"), "key \"a\": expected each key once"));
-  CHECK(contains(said("{\"a\":" + std::string(100'000, '[') + "}"), "expected at most 32 levels, found a deeper one"));
+  CHECK(contains(said(concat("{\"a\":", std::string(100'000, '[') + "}")),
+                 "expected at most 32 levels, found a deeper one"));
   CHECK(contains(said("{\"a\":\"\xff\"}"), "ill-formed UTF-8"));
   CHECK(contains(said(std::string("{}\0{}", 5)), "found a zero byte"));
   CHECK(contains(said("{\"a\":1e999}"), "expected a JSON object, found"));

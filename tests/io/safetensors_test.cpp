@@ -70,11 +70,11 @@ void check_semantics(const moe::io::SafetensorsHeader& header, std::uint64_t dat
 std::string sample(int tensors) {
   std::string text = "{\"__metadata__\":{\"format\":\"pt\"}";
   for (int i = 0; i < tensors; ++i) {
-    text +=
-        "," + entry("layer." + std::to_string(i) + ".w", i % 2 == 0 ? "F32" : "BF16", i % 2 == 0 ? "[2,3]" : "[4,3]",
-                    "[" + std::to_string(24 * i) + "," + std::to_string(24 * (i + 1)) + "]");
+    text += concat(
+        ",", entry("layer." + std::to_string(i) + ".w", i % 2 == 0 ? "F32" : "BF16", i % 2 == 0 ? "[2,3]" : "[4,3]",
+                   "[" + std::to_string(24 * i) + "," + std::to_string(24 * (i + 1)) + "]"));
   }
-  return file_of(text + "}", static_cast<std::size_t>(24 * tensors));
+  return file_of(concat(text, "}"), static_cast<std::size_t>(24 * tensors));
 }
 
 std::string message_for(const BadFile& bad) {
@@ -123,7 +123,7 @@ TEST_CASE("a bad file costs no more memory than its own size allows") {
 TEST_CASE("a header of the smallest entries costs a small multiple of its size") {
   std::string text = "{";
   for (int i = 0; i < 20'000; ++i) text += (i == 0 ? "" : ",") + entry(std::to_string(i), "U8", "[0]", "[0,0]");
-  const std::string bytes = file_of(text + "}");
+  const std::string bytes = file_of(concat(text, "}"));
   heap::peak = heap::now;
   const std::size_t before = heap::now;
   CHECK(parse(bytes).tensors.size() == 20'000);
@@ -162,9 +162,9 @@ TEST_CASE("headers that the format allows are read") {
   CHECK(parse(file_of("{}      ")).tensors.empty());
   CHECK(parse(file_of("{ \"a\" :\n{\"shape\":[ ],\"data_offsets\":[0,4],\"dtype\":\"F32\"}}", 4)).tensors[0].bytes ==
         4);
-  CHECK(parse(file_of("{" + entry("a", "F4", "[3,2]", "[0,3]") + "}", 3)).tensors[0].bytes == 3);
-  CHECK(parse(file_of("{" + entry("a", "F6_E3M2", "[4]", "[0,3]") + "}", 3)).tensors[0].bytes == 3);
-  CHECK(parse(file_of("{" + entry("\xc3\xa9\\u00e8", "U8", "[1]", "[0,1]") + "}", 1)).find("\xc3\xa9\xc3\xa8") !=
+  CHECK(parse(file_of(concat("{", entry("a", "F4", "[3,2]", "[0,3]"), "}"), 3)).tensors[0].bytes == 3);
+  CHECK(parse(file_of(concat("{", entry("a", "F6_E3M2", "[4]", "[0,3]"), "}"), 3)).tensors[0].bytes == 3);
+  CHECK(parse(file_of(concat("{", entry("\xc3\xa9\\u00e8", "U8", "[1]", "[0,1]"), "}"), 1)).find("\xc3\xa9\xc3\xa8") !=
         nullptr);
   const auto metadata = parse(file_of("{\"__metadata__\":{\"k\":\"v\",\"\":\"\"}}")).metadata;
   CHECK(metadata.at("k") == "v");
@@ -172,7 +172,7 @@ TEST_CASE("headers that the format allows are read") {
 
 TEST_CASE("tensors come in the order of their offsets, whatever the order in the header") {
   const auto header = parse(
-      file_of("{" + bytes_entry("b", 2, 5) + "," + bytes_entry("z", 2, 2) + "," + bytes_entry("a", 0, 2) + "}", 5));
+      file_of(concat("{", bytes_entry("b", 2, 5), ",", bytes_entry("z", 2, 2), ",", bytes_entry("a", 0, 2), "}"), 5));
   REQUIRE(header.tensors.size() == 3);
   CHECK(header.tensors[0].name == "a");
   CHECK(header.tensors[1].name == "z");
@@ -275,7 +275,7 @@ TEST_CASE("a file that is cut while it is open gives a clear error") {
   std::filesystem::resize_file(folder / "w.safetensors", file.file_bytes() - 600);
   std::vector<std::byte> room(1000);
   const std::string message = message_of([&] { file.read(file.at("a"), room); });
-  CHECK(contains(message, "w.safetensors: read at byte " + std::to_string(file.at("a").offset)));
+  CHECK(contains(message, concat("w.safetensors: read at byte ", file.at("a").offset)));
   CHECK(contains(message, "expected 1000 bytes, found the end of the file after 400"));
 }
 
@@ -358,7 +358,7 @@ TEST_CASE("a sharded checkpoint opens by its folder and by its index") {
 TEST_CASE("an index and its shards must agree") {
   const TempFolder folder;
   const auto message = [&](const std::string& map) {
-    write_shards(folder, "{\"weight_map\":" + map + "}");
+    write_shards(folder, concat("{\"weight_map\":", map, "}"));
     return message_of([&] { TensorSet set(folder.path()); });
   };
   CHECK(contains(message(R"({"a":"one.safetensors","b":"gone.safetensors"})"), "gone.safetensors: cannot be opened"));
@@ -379,7 +379,7 @@ TEST_CASE("an index and its shards must agree") {
 }
 
 TEST_CASE("an index that is malformed or points elsewhere is refused") {
-  const auto shard = [](const std::string& name) { return "{\"weight_map\":{\"a\":\"" + name + "\"}}"; };
+  const auto shard = [](const std::string& name) { return concat("{\"weight_map\":{\"a\":\"", name, "\"}}"); };
   for (const char* name :
        {"../x.safetensors", "/etc/passwd", "sub/x.safetensors", "..", ".", "", "a\\\\b", "a\\u0000b", "a\\nb"}) {
     CAPTURE(name);
@@ -397,7 +397,8 @@ TEST_CASE("an index that is malformed or points elsewhere is refused") {
   CHECK(contains(index_message("{\"weight_map\":{\"a\":\"x\",\"a\":\"x\"}}"), "tensor \"a\": duplicate entry"));
   CHECK(contains(index_message("{\"weight_map\":{\"a\":\"x\",\"\\u0061\":\"y\"}}"), "tensor \"a\": duplicate entry"));
   CHECK(contains(index_message("{\"weight_map\":{},\"weight_map\":{}}"), "key \"weight_map\": expected each key once"));
-  CHECK(contains(index_message("{\"metadata\":" + std::string(100'000, '[') + "}"), "expected at most 32 levels"));
+  CHECK(
+      contains(index_message(concat("{\"metadata\":", std::string(100'000, '[') + "}")), "expected at most 32 levels"));
   CHECK(contains(index_message(std::string("{\"weight_map\":{}}\0x", 19)), "found a zero byte"));
   CHECK(contains(index_message("{\"weight_map\":{\"a\":\"\xff\"}}"), "ill-formed UTF-8"));
   CHECK(contains(index_message("[]"), "expected \"{\" as the first byte"));

@@ -9,12 +9,15 @@
 #include <fstream>
 #include <iterator>
 #include <moe/error.hpp>
+#include <moe/io/file.hpp>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 
 namespace io_test {
+
+using moe::io::concat;
 
 /// The bytes of a safetensors file as somebody could write it: any length field, any text, `data` zeros.
 inline std::string raw_file(std::uint64_t length, std::string_view text, std::size_t data = 0) {
@@ -27,12 +30,11 @@ inline std::string file_of(std::string_view text, std::size_t data = 0) { return
 /// `"name":{"dtype":..,"shape":..,"data_offsets":..}`
 inline std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
                          const std::string& offsets) {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
+  return concat("\"", name, "\":{\"dtype\":\"", dtype, "\",\"shape\":", shape, ",\"data_offsets\":", offsets, "}");
 }
 /// Tensor "a", one byte an element.
 inline std::string bytes_entry(const std::string& name, int begin, int end) {
-  return entry(name, "U8", "[" + std::to_string(end - begin) + "]",
-               "[" + std::to_string(begin) + "," + std::to_string(end) + "]");
+  return entry(name, "U8", concat("[", end - begin, "]"), concat("[", begin, ",", end, "]"));
 }
 
 inline std::span<const std::byte> as_bytes(std::string_view text) { return std::as_bytes(std::span(text)); }

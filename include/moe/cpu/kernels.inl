@@ -35,19 +35,19 @@ inline vec apply(const Act& act, vec gate, vec up) {
   alignas(64) float g[lanes], u[lanes];
   store(g, gate);
   store(u, up);
-  for (int i = 0; i < lanes; ++i) g[i] = act(g[i], u[i]);
+  apply_each(act, g, u, lanes);
   return load(g);
 }
 
-// ---- R rows times V vectors of a panel
+// ---- R rows times V vectors of a panel, from vector V0 on
 
-template <int R, int V, class Code>
-inline void accumulate(const Code* codes, int inputs, const float* const* x, int first_input, int v0, vec (&sum)[R][V]) {
+template <int V0, int R, int V, class Code>
+inline void accumulate(const Code* codes, int inputs, const float* const* x, int first_input, vec (&sum)[R][V]) {
   for (int k = 0; k < inputs; ++k, codes += width) {
     prefetch(reinterpret_cast<const std::byte*>(codes) + 1024);
     vec w[V];
     MOE_UNROLL
-    for (int v = 0; v < V; ++v) w[v] = panel(codes, v0 + v);
+    for (int v = 0; v < V; ++v) w[v] = panel(codes, V0 + v);
     MOE_UNROLL
     for (int r = 0; r < R; ++r) {
       const vec input = broadcast(x[r][first_input + k]);
@@ -58,8 +58,8 @@ inline void accumulate(const Code* codes, int inputs, const float* const* x, int
 }
 
 /// Formats with scales: codes of one block are summed first, then scaled into the total.
-template <class F, int R, int V>
-inline void accumulate_scaled(const std::byte* block, int inputs, const float* const* x, int v0, vec (&sum)[R][V]) {
+template <class F, int V0, int R, int V>
+inline void accumulate_scaled(const std::byte* block, int inputs, const float* const* x, vec (&sum)[R][V]) {
   using traits = format_traits<F>;
   for (int k = 0; k < inputs; k += traits::block, block += PanelLayout::block_bytes<F>()) {
     const auto* scales = reinterpret_cast<const typename traits::scale*>(block);
@@ -70,18 +70,18 @@ inline void accumulate_scaled(const std::byte* block, int inputs, const float* c
       MOE_UNROLL
       for (int v = 0; v < V; ++v) part[r][v] = broadcast(0.0f);
     const int left = inputs - k;
-    accumulate<R, V>(codes, left < traits::block ? left : traits::block, x, k, v0, part);
+    accumulate<V0>(codes, left < traits::block ? left : traits::block, x, k, part);
     MOE_UNROLL
     for (int v = 0; v < V; ++v) {
-      const vec scale = panel(scales, v0 + v);
+      const vec scale = panel(scales, V0 + v);
       MOE_UNROLL
       for (int r = 0; r < R; ++r) sum[r][v] = fma(part[r][v], scale, sum[r][v]);
     }
   }
 }
 
-template <class F, int R, int V>
-inline void multiply(const std::byte* panel_bytes, int inputs, const float* const* rows, int v0, float* out) {
+template <class F, int R, int V0, int V>
+inline void multiply(const std::byte* panel_bytes, int inputs, const float* const* rows, float* out) {
   const float* x[R];
   vec sum[R][V];
   MOE_UNROLL
@@ -90,19 +90,20 @@ inline void multiply(const std::byte* panel_bytes, int inputs, const float* cons
     MOE_UNROLL
     for (int v = 0; v < V; ++v) sum[r][v] = broadcast(0.0f);
   }
-  if constexpr (is_scaled<F>) accumulate_scaled<F, R, V>(panel_bytes, inputs, x, v0, sum);
-  else accumulate<R, V>(reinterpret_cast<const F*>(panel_bytes), inputs, x, 0, v0, sum);
+  if constexpr (is_scaled<F>) accumulate_scaled<F, V0>(panel_bytes, inputs, x, sum);
+  else accumulate<V0>(reinterpret_cast<const F*>(panel_bytes), inputs, x, 0, sum);
   MOE_UNROLL
   for (int r = 0; r < R; ++r)
     MOE_UNROLL
-    for (int v = 0; v < V; ++v) store(out + r * width + (v0 + v) * lanes, sum[r][v]);
+    for (int v = 0; v < V; ++v) store(out + r * width + (V0 + v) * lanes, sum[r][v]);
 }
 
 /// out [R, 32] = R rows times one panel.
-template <class F, int R>
+template <class F, int R, int V0 = 0>
 inline void panel_product(const std::byte* panel, int inputs, const float* const* rows, float* out) {
   constexpr int V = R == 1 && vecs <= 4 ? vecs : tile_vecs;
-  for (int v0 = 0; v0 < vecs; v0 += V) multiply<F, R, V>(panel, inputs, rows, v0, out);
+  multiply<F, R, V0, V>(panel, inputs, rows, out);
+  if constexpr (V0 + V < vecs) panel_product<F, R, V0 + V>(panel, inputs, rows, out);
 }
 
 // ---- one tile of rows through one output panel

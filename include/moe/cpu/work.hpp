@@ -40,4 +40,13 @@ struct Sum {
   bool add = false;
 };
 
+/// gate[i] = act(gate[i], up[i]). Kernels call a user's activation through this function, which is never inlined into
+/// them: inside a region with FMA the compiler could contract its products and sums, and the bits would differ.
+inline namespace MOE_BASELINE {
+template <class Act>
+__attribute__((noinline)) void apply_each(const Act& act, float* gate, const float* up, int n) {
+  for (int i = 0; i < n; ++i) gate[i] = act(gate[i], up[i]);
+}
+}  // namespace MOE_BASELINE
+
 }  // namespace moe::cpu

@@ -206,8 +206,8 @@ class Checkpoint {
   }
   [[noreturn]] void bad_gate(const TensorInfo& tensor, std::size_t i, float value) const {
     const auto width = static_cast<std::size_t>(config_.hidden);
-    const std::string at = "[" + std::to_string(i / width) + ", " + std::to_string(i % width) + "]";
-    raise(IoError(tensors_.place(tensor), "element " + at, "a finite number", std::to_string(value)));
+    const std::string at = concat("[", i / width, ", ", i % width, "]");
+    raise(IoError(tensors_.place(tensor), concat("element ", at), "a finite number", std::to_string(value)));
   }
 
   ModelConfig config_;
@@ -228,8 +228,8 @@ class CheckpointExperts {
       : checkpoint_(std::move(checkpoint)), layer_(layer) {
     const ModelConfig& config = checkpoint_->config();
     if (layer < 0 || layer >= config.layers || !config.is_moe_layer(layer)) {
-      raise(Error("moe::io::CheckpointExperts", "layer",
-                  "one with experts among the model's " + std::to_string(config.layers), std::to_string(layer)));
+      raise(Error("moe::io::CheckpointExperts", "layer", concat("one with experts among the model's ", config.layers),
+                  std::to_string(layer)));
     }
   }
 

@@ -15,9 +15,26 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 namespace moe::io {
+
+/// The parts, strings and integers, one after the other. (`"literal" + std::to_string(n)` would be shorter, but g++ 12
+/// warns of overlapping copies inside it at -O2, in users' builds too.)
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::string text;
+  const auto append = [&](const auto& part) {
+    if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(part)>>) {
+      text += std::to_string(part);
+    } else {
+      text += std::string_view(part);
+    }
+  };
+  (append(parts), ...);
+  return text;
+}
 
 /// `text` in quotes for a message: bytes outside printable ASCII as \xNN, cut to 120 bytes.
 /// Names in model files are a stranger's text and must not steer a terminal.
@@ -106,19 +123,19 @@ class InputFile {
   /// Fills `to` with the bytes from `offset` on. Throws `IoError` on a fault of the disk, beyond the end, and when
   /// the file has become shorter since it was opened.
   void read(std::uint64_t offset, std::span<std::byte> to) const {
-    if (offset > size_ || to.size() > size_ - offset) fail(offset, to.size(), "only " + std::to_string(size_));
+    if (offset > size_ || to.size() > size_ - offset) fail(offset, to.size(), concat("only ", size_));
     const detail::Transfer got = detail::transfer_fully(to.size(), [&](std::size_t done) {
       return ::pread(fd_.get(), to.data() + done, to.size() - done, static_cast<off_t>(offset + done));
     });
-    if (got.error != 0) fail(offset, to.size(), system_message(got.error) + " after " + std::to_string(got.bytes));
+    if (got.error != 0) fail(offset, to.size(), concat(system_message(got.error), " after ", got.bytes));
     if (got.bytes != to.size()) {
-      fail(offset, to.size(), "the end of the file after " + std::to_string(got.bytes) + " (truncated since opened?)");
+      fail(offset, to.size(), concat("the end of the file after ", got.bytes, " (truncated since opened?)"));
     }
   }
 
  private:
   [[noreturn]] void fail(std::uint64_t offset, std::size_t bytes, const std::string& found) const {
-    raise(IoError(name(), "read at byte " + std::to_string(offset), std::to_string(bytes) + " bytes", found));
+    raise(IoError(name(), concat("read at byte ", offset), concat(bytes, " bytes"), found));
   }
 
   std::filesystem::path path_;
@@ -130,7 +147,7 @@ class InputFile {
 inline std::string read_text(const std::filesystem::path& path, std::uint64_t most) {
   const InputFile file(path);
   if (file.size() > most) {
-    raise(IoError(file.name(), "size", "at most " + std::to_string(most) + " bytes", std::to_string(file.size())));
+    raise(IoError(file.name(), "size", concat("at most ", most, " bytes"), std::to_string(file.size())));
   }
   std::string text(static_cast<std::size_t>(file.size()), '\0');
   file.read(0, std::as_writable_bytes(std::span<char>(text)));
@@ -145,7 +162,7 @@ class OutputFile {
     static std::atomic<unsigned> counter{0};
     do {
       temporary_ = path_;
-      temporary_ += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+      temporary_ += concat(".tmp-", ::getpid(), "-", counter++);
       // O_EXCL and O_NOFOLLOW: never write through something that a stranger left under this name.
       fd_ = detail::Descriptor{::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666)};
     } while (!fd_.valid() && errno == EEXIST);

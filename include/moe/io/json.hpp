@@ -55,10 +55,10 @@ class JsonEvents {
   bool number_integer(std::int64_t value) { return refuse(std::to_string(value)); }
   bool number_unsigned(std::uint64_t value) { return refuse(std::to_string(value)); }
   bool number_float(double, const std::string& text) { return refuse(text.substr(0, 40)); }
-  bool string(std::string& value) { return refuse("the string " + in_quotes(value)); }
+  bool string(std::string& value) { return refuse(concat("the string ", in_quotes(value))); }
   bool binary(Json::binary_t&) { return refuse("binary data"); }
   bool start_object(std::size_t) { return refuse("an object"); }
-  bool key(std::string& value) { return refuse("the key " + in_quotes(value)); }
+  bool key(std::string& value) { return refuse(concat("the key ", in_quotes(value))); }
   bool end_object() { return refuse("the end of an object"); }
   bool start_array(std::size_t) { return refuse("an array"); }
   bool end_array() { return refuse("the end of an array"); }
@@ -71,7 +71,7 @@ class JsonEvents {
   }
 
   /// "FILE: header at byte N": the text is read up to here, so the fault is the token that ends here.
-  std::string where() const { return what_ + " at byte " + std::to_string(first_byte_ + consumed); }
+  std::string where() const { return concat(what_, " at byte ", first_byte_ + consumed); }
   [[noreturn]] void fail(const std::string& what, const std::string& expected, const std::string& found) const {
     raise(IoError(where(), what, expected, found));
   }
@@ -118,7 +118,7 @@ class JsonTree : public JsonEvents {
   bool end_array() { return close(); }
   bool key(std::string& name) {
     const auto [entry, added] = stack_.back()->get_ref<Json::object_t&>().try_emplace(name, nullptr);
-    if (!added) fail("key " + in_quotes(name), "each key once", "a second one");
+    if (!added) fail(concat("key ", in_quotes(name)), "each key once", "a second one");
     member_ = &entry->second;
     return true;
   }
@@ -131,7 +131,7 @@ class JsonTree : public JsonEvents {
     return true;
   }
   bool open(Json value) {
-    if (stack_.size() == deepest) fail("JSON", "at most " + std::to_string(deepest) + " levels", "a deeper one");
+    if (stack_.size() == deepest) fail("JSON", concat("at most ", deepest, " levels"), "a deeper one");
     Json& container = target();
     container = std::move(value);
     stack_.push_back(&container);

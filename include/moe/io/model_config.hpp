@@ -82,7 +82,9 @@ class ConfigReader {
     for (const char* key : keys) {
       const auto at = object_->find(key);
       if (at == object_->end() || at->is_null()) continue;
-      if (value != nullptr && *value != *at) refuse(key, describe(*value) + " as under its other name", describe(*at));
+      if (value != nullptr && *value != *at) {
+        refuse(key, concat(describe(*value), " as under its other name"), describe(*at));
+      }
       value = &*at;
     }
     return value;
@@ -132,11 +134,11 @@ class ConfigReader {
     const Json* value = find({key});
     if (value == nullptr) return std::nullopt;
     if (!value->is_object()) refuse(key, "an object", describe(*value));
-    return ConfigReader(*value, where_ + ": in \"" + key + "\"");
+    return ConfigReader(*value, concat(where_, ": in \"", key, "\""));
   }
 
   [[noreturn]] void refuse(const std::string& key, const std::string& expected, const std::string& found) const {
-    raise(IoError(where_ + ": key " + in_quotes(key), "value", expected, found));
+    raise(IoError(concat(where_, ": key ", in_quotes(key)), "value", expected, found));
   }
 
  private:
@@ -146,7 +148,7 @@ class ConfigReader {
   }
   template <class T>
   static std::string range(const char* kind, T least, T most) {
-    return std::string(kind) + " from " + Json(least).dump() + " to " + Json(most).dump();
+    return concat(kind, " from ", Json(least).dump(), " to ", Json(most).dump());
   }
   int integer(const Json& value, const char* key, int least, int most) const {
     const bool fits = value.is_number_unsigned()
@@ -245,7 +247,7 @@ inline const FamilyRow& family_row(const ConfigReader& config) {
   std::string known;
   for (const FamilyRow& row : family_rows) {
     if (row.model_type == type) return row;
-    known += (known.empty() ? "one of " : ", ") + std::string(row.model_type);
+    known += concat(known.empty() ? "one of " : ", ", row.model_type);
   }
   config.refuse("model_type", known, type.empty() ? "none" : in_quotes(type));
 }
@@ -275,7 +277,7 @@ inline void read_attention(const ConfigReader& config, ModelConfig& model) {
   model.heads = config.integer({"num_attention_heads"}, 1, ModelLimits::width);
   model.kv_heads = config.integer({"num_key_value_heads"}, 1, ModelLimits::width);
   if (model.heads % model.kv_heads != 0) {
-    config.refuse("num_key_value_heads", "a divisor of the " + std::to_string(model.heads) + " attention heads",
+    config.refuse("num_key_value_heads", concat("a divisor of the ", model.heads, " attention heads"),
                   std::to_string(model.kv_heads));
   }
   if (config.find({"head_dim"}) != nullptr) {
@@ -283,14 +285,14 @@ inline void read_attention(const ConfigReader& config, ModelConfig& model) {
   } else if (model.hidden % model.heads == 0) {
     model.head_dim = model.hidden / model.heads;
   } else {
-    config.refuse("num_attention_heads", "a divisor of the hidden size " + std::to_string(model.hidden),
+    config.refuse("num_attention_heads", concat("a divisor of the hidden size ", model.hidden),
                   std::to_string(model.heads));
   }
   if (model.head_dim % 2 != 0)
     config.refuse("head_dim", "an even number (pairs are rotated)", std::to_string(model.head_dim));
   if (model.heads > ModelLimits::width / model.head_dim) {
-    config.refuse("num_attention_heads", "heads x head_dim up to " + std::to_string(ModelLimits::width),
-                  std::to_string(model.heads) + " x " + std::to_string(model.head_dim));
+    config.refuse("num_attention_heads", concat("heads x head_dim up to ", ModelLimits::width),
+                  concat(model.heads, " x ", model.head_dim));
   }
   model.rope_theta = read_rope_theta(config);
   model.rms_norm_eps = static_cast<float>(config.number({"rms_norm_eps"}, 0, 1));
@@ -301,7 +303,7 @@ inline void read_experts(const ConfigReader& config, ModelConfig& model) {
   model.experts = config.integer({"num_local_experts", "num_experts"}, 1, ModelLimits::experts);
   model.experts_per_token = config.integer({"num_experts_per_tok"}, 1, ModelLimits::experts);
   if (model.experts_per_token > model.experts) {
-    config.refuse("num_experts_per_tok", "at most the " + std::to_string(model.experts) + " experts",
+    config.refuse("num_experts_per_tok", concat("at most the ", model.experts, " experts"),
                   std::to_string(model.experts_per_token));
   }
   const std::string act = config.text_or("silu", {"hidden_act"});

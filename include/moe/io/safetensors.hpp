@@ -39,7 +39,8 @@ class SafetensorsFile {
   const TensorInfo& at(std::string_view name) const {
     const TensorInfo* tensor = find(name);
     if (tensor == nullptr) {
-      raise(IoError(file_.name() + ": tensor " + in_quotes(name), "missing", "it among the file's " + count(), "none"));
+      raise(IoError(concat(file_.name(), ": tensor ", in_quotes(name)), "missing",
+                    concat("it among the file's ", count()), "none"));
     }
     return *tensor;
   }
@@ -64,10 +65,10 @@ class SafetensorsFile {
     file.read(8, std::span(head).subspan(8));
     return parse_safetensors_header(head, file.size(), file.name());
   }
-  std::string count() const { return std::to_string(header_.tensors.size()) + " tensors"; }
+  std::string count() const { return concat(header_.tensors.size(), " tensors"); }
   [[noreturn]] void bad_range(const TensorInfo& tensor, const char* what, std::uint64_t found) const {
-    raise(Error(detail::tensor_place(file_.name(), tensor), what, std::to_string(tensor.bytes) + " bytes",
-                std::to_string(found)));
+    raise(
+        Error(detail::tensor_place(file_.name(), tensor), what, concat(tensor.bytes, " bytes"), std::to_string(found)));
   }
 
   InputFile file_;
@@ -87,15 +88,14 @@ struct TensorData {
 namespace detail {
 
 inline void check_tensor_data(const std::string& file, const TensorData& tensor) {
-  const std::string where = file + ": tensor " + in_quotes(tensor.name);
-  const std::string type = shape_text(tensor.shape) + " of " + std::string(dtype_name(tensor.dtype));
+  const std::string where = concat(file, ": tensor ", in_quotes(tensor.name));
+  const std::string type = concat(shape_text(tensor.shape), " of ", dtype_name(tensor.dtype));
   const std::optional<std::uint64_t> bytes = tensor_bytes(tensor.dtype, tensor.shape);
   if (!bytes || tensor.shape.size() > SafetensorsLimits::rank) {
-    raise(
-        Error(where, "shape", "at most " + std::to_string(SafetensorsLimits::rank) + " dimensions, whole bytes", type));
+    raise(Error(where, "shape", concat("at most ", SafetensorsLimits::rank, " dimensions, whole bytes"), type));
   }
   if (*bytes != tensor.bytes.size()) {
-    raise(Error(where, "data", std::to_string(*bytes) + " bytes for " + type, std::to_string(tensor.bytes.size())));
+    raise(Error(where, "data", concat(*bytes, " bytes for ", type), std::to_string(tensor.bytes.size())));
   }
 }
 
@@ -114,7 +114,7 @@ inline std::string header_text(const std::string& file, std::span<const TensorDa
   for (const std::size_t i : order) {
     const TensorData& tensor = tensors[i];
     if (header.contains(tensor.name) || tensor.name == "__metadata__") {
-      raise(Error(file + ": tensor " + in_quotes(tensor.name), "name", "each name once", "a second one"));
+      raise(Error(concat(file, ": tensor ", in_quotes(tensor.name)), "name", "each name once", "a second one"));
     }
     header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
                            {"shape", tensor.shape},

@@ -62,8 +62,8 @@ constexpr std::optional<std::uint64_t> tensor_bytes(Dtype type, std::span<const 
 /// "[2, 3]"
 inline std::string shape_text(std::span<const std::uint64_t> shape) {
   std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return text + "]";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += concat(i == 0 ? "" : ", ", shape[i]);
+  return concat(text, "]");
 }
 
 // ---- what a header says
@@ -109,9 +109,7 @@ inline bool has_control_characters(std::string_view name) {
 class SafetensorsEvents : public JsonEvents {
  public:
   SafetensorsEvents(std::string_view file, std::string_view text, std::uint64_t file_size)
-      : JsonEvents(std::string(file) + ": header", 8),
-        data_begin_(8 + text.size()),
-        data_bytes_(file_size - data_begin_) {
+      : JsonEvents(concat(file, ": header"), 8), data_begin_(8 + text.size()), data_bytes_(file_size - data_begin_) {
     // "":{"dtype":"I8","shape":[],"data_offsets":[0,0]}, -- what the bytes can hold bounds what we reserve.
     constexpr std::size_t smallest_entry = 48;
     const auto braces = static_cast<std::size_t>(std::count(text.begin(), text.end(), '{'));
@@ -171,9 +169,9 @@ class SafetensorsEvents : public JsonEvents {
   }
   bool string(std::string& value) {
     if (state_ == State::dtype) return set_dtype(value);
-    if (state_ != State::metadata_value) return unexpected("the string " + in_quotes(value));
+    if (state_ != State::metadata_value) return unexpected(concat("the string ", in_quotes(value)));
     if (!header.metadata.emplace(metadata_key_, std::move(value)).second) {
-      fail("__metadata__ key " + in_quotes(metadata_key_), "each key once", "a second one");
+      fail(concat("__metadata__ key ", in_quotes(metadata_key_)), "each key once", "a second one");
     }
     return go(State::metadata);
   }
@@ -207,10 +205,11 @@ class SafetensorsEvents : public JsonEvents {
     return true;
   }
   bool unexpected(const std::string& found) const {
-    fail(in_tensor_ ? "tensor " + in_quotes(tensor_.name) : "JSON", expected_[static_cast<std::size_t>(state_)], found);
+    fail(in_tensor_ ? concat("tensor ", in_quotes(tensor_.name)) : "JSON", expected_[static_cast<std::size_t>(state_)],
+         found);
   }
   [[noreturn]] void bad_tensor(const std::string& what, const std::string& expected, const std::string& found) const {
-    fail("tensor " + in_quotes(tensor_.name) + ": " + what, expected, found);
+    fail(concat("tensor ", in_quotes(tensor_.name), ": ", what), expected, found);
   }
 
   bool start_entry(std::string& name) {
@@ -224,7 +223,7 @@ class SafetensorsEvents : public JsonEvents {
     fields_ = 0;
     offsets_ = 0;
     if (tensor_.name.size() > SafetensorsLimits::name_bytes) {
-      bad_tensor("name", "at most " + std::to_string(SafetensorsLimits::name_bytes) + " bytes",
+      bad_tensor("name", concat("at most ", SafetensorsLimits::name_bytes, " bytes"),
                  std::to_string(tensor_.name.size()));
     }
     if (has_control_characters(tensor_.name)) bad_tensor("name", "printable text", "a control character");
@@ -237,7 +236,7 @@ class SafetensorsEvents : public JsonEvents {
     bad_tensor("field", "dtype, shape or data_offsets", in_quotes(name));
   }
   bool first_time(const std::string& name, Field field, State next) {
-    if ((fields_ & field) != 0) bad_tensor("field " + in_quotes(name), "each field once", "a second one");
+    if ((fields_ & field) != 0) bad_tensor(concat("field ", in_quotes(name)), "each field once", "a second one");
     fields_ |= field;
     return go(next);
   }
@@ -249,7 +248,7 @@ class SafetensorsEvents : public JsonEvents {
   }
   bool add_dimension(std::uint64_t size) {
     if (tensor_.shape.size() == SafetensorsLimits::rank) {
-      bad_tensor("shape", "at most " + std::to_string(SafetensorsLimits::rank) + " dimensions", "more");
+      bad_tensor("shape", concat("at most ", SafetensorsLimits::rank, " dimensions"), "more");
     }
     tensor_.shape.push_back(size);
     return true;
@@ -269,19 +268,19 @@ class SafetensorsEvents : public JsonEvents {
   void place_tensor() {
     const auto [first, last] = offset_;
     if (first > last || last > data_bytes_) {
-      bad_tensor("data_offsets", "a range within [0, " + std::to_string(data_bytes_) + ")", extent_text());
+      bad_tensor("data_offsets", concat("a range within [0, ", data_bytes_, ")"), extent_text());
     }
     const std::optional<std::uint64_t> bytes = tensor_bytes(tensor_.dtype, tensor_.shape);
     if (!bytes) bad_tensor("shape", "a size in whole bytes below 2^61", type_text());
     if (*bytes != last - first) {
-      bad_tensor("data_offsets", std::to_string(*bytes) + " bytes for " + type_text(),
-                 std::to_string(last - first) + " in " + extent_text());
+      bad_tensor("data_offsets", concat(*bytes, " bytes for ", type_text()),
+                 concat(last - first, " in ", extent_text()));
     }
     tensor_.offset = data_begin_ + first;
     tensor_.bytes = *bytes;
   }
-  std::string extent_text() const { return "[" + std::to_string(offset_[0]) + ", " + std::to_string(offset_[1]) + ")"; }
-  std::string type_text() const { return shape_text(tensor_.shape) + " of " + std::string(dtype_name(tensor_.dtype)); }
+  std::string extent_text() const { return concat("[", offset_[0], ", ", offset_[1], ")"); }
+  std::string type_text() const { return concat(shape_text(tensor_.shape), " of ", dtype_name(tensor_.dtype)); }
 
   std::uint64_t data_begin_;
   std::uint64_t data_bytes_;
@@ -297,7 +296,7 @@ class SafetensorsEvents : public JsonEvents {
 
 /// "FILE: tensor "NAME" at byte N": for faults of a tensor's place in the file.
 inline std::string tensor_place(std::string_view file, const TensorInfo& tensor) {
-  return std::string(file) + ": tensor " + in_quotes(tensor.name) + " at byte " + std::to_string(tensor.offset);
+  return concat(file, ": tensor ", in_quotes(tensor.name), " at byte ", tensor.offset);
 }
 
 /// Every byte behind the header belongs to exactly one tensor. Sorts the tensors by offset.
@@ -305,17 +304,17 @@ inline void check_tiling(SafetensorsHeader& header, std::string_view file, std::
   std::sort(header.tensors.begin(), header.tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
     return std::pair(a.offset, a.bytes) < std::pair(b.offset, b.bytes);
   });
-  const auto at = [](std::uint64_t byte) { return "byte " + std::to_string(byte); };
+  const auto at = [](std::uint64_t byte) { return concat("byte ", byte); };
   for (const TensorInfo& tensor : header.tensors) {
     if (tensor.offset != begin) {
       const char* what = tensor.offset < begin ? "overlaps the tensor before it" : "leaves a hole before it";
-      raise(IoError(tensor_place(file, tensor), what, "data from " + at(begin), at(tensor.offset)));
+      raise(IoError(tensor_place(file, tensor), what, concat("data from ", at(begin)), at(tensor.offset)));
     }
     begin += tensor.bytes;
   }
   if (begin != end) {
-    raise(IoError(std::string(file) + ": data", "bytes that belong to no tensor", "the end of the file at " + at(begin),
-                  "it at " + at(end)));
+    raise(IoError(concat(file, ": data"), "bytes that belong to no tensor",
+                  concat("the end of the file at ", at(begin)), concat("it at ", at(end))));
   }
 }
 
@@ -341,7 +340,7 @@ inline void index_names(SafetensorsHeader& header, std::string_view file) {
 /// file can hold them.
 inline std::uint64_t safetensors_header_bytes(std::span<const std::byte> head, std::uint64_t file_size,
                                               std::string_view file_name) {
-  const std::string where = std::string(file_name) + ": header at byte 0";
+  const std::string where = concat(file_name, ": header at byte 0");
   if (head.size() < 8 || file_size < 8) {
     raise(IoError(where, "length", "8 bytes", std::to_string(std::min<std::uint64_t>(head.size(), file_size))));
   }
@@ -349,7 +348,7 @@ inline std::uint64_t safetensors_header_bytes(std::span<const std::byte> head, s
   for (std::size_t i = 8; i-- > 0;) bytes = bytes << 8 | std::to_integer<std::uint64_t>(head[i]);
   const std::uint64_t most = std::min(SafetensorsLimits::header_bytes, file_size - 8);
   if (bytes < 2 || bytes > most) {
-    raise(IoError(where, "length", "2 to " + std::to_string(most) + " bytes", std::to_string(bytes)));
+    raise(IoError(where, "length", concat("2 to ", most, " bytes"), std::to_string(bytes)));
   }
   return bytes;
 }
@@ -361,7 +360,7 @@ inline SafetensorsHeader parse_safetensors_header(std::span<const std::byte> byt
                                                   std::string_view file_name) {
   const std::uint64_t length = safetensors_header_bytes(bytes, file_size, file_name);
   if (length > bytes.size() - 8) {
-    raise(IoError(std::string(file_name) + ": header at byte 8", "JSON", std::to_string(length) + " bytes",
+    raise(IoError(concat(file_name, ": header at byte 8"), "JSON", concat(length, " bytes"),
                   std::to_string(bytes.size() - 8)));
   }
   std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, static_cast<std::size_t>(length));

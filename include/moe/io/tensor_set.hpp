@@ -62,7 +62,7 @@ class IndexEvents : public JsonEvents {
   bool string(std::string& text) {
     if (!in_map_ || depth_ != 2) return value("a string");
     if (!is_plain_file_name(text))
-      fail("tensor " + in_quotes(tensor_), "a plain file name as its shard", in_quotes(text));
+      fail(concat("tensor ", in_quotes(tensor_)), "a plain file name as its shard", in_quotes(text));
     pairs.emplace_back(std::move(tensor_), std::move(text));
     return true;
   }
@@ -78,11 +78,11 @@ class IndexEvents : public JsonEvents {
   bool value(const std::string& found) const {
     if (!in_map_) return true;
     if (depth_ == 1) fail("key \"weight_map\"", "an object", found);
-    fail("tensor " + in_quotes(tensor_), "a file name", found);
+    fail(concat("tensor ", in_quotes(tensor_)), "a file name", found);
   }
   bool open(const std::string& found) {
     value(found);
-    if (++depth_ > deepest) fail("JSON", "at most " + std::to_string(deepest) + " levels", "a deeper one");
+    if (++depth_ > deepest) fail("JSON", concat("at most ", deepest, " levels"), "a deeper one");
     return true;
   }
 
@@ -106,7 +106,7 @@ inline SafetensorsIndex parse_safetensors_index(std::string_view text, std::stri
   index.shards.erase(std::unique(index.shards.begin(), index.shards.end()), index.shards.end());
   for (auto& [tensor, shard] : events.pairs) {
     if (!index.entries.empty() && index.entries.back().tensor == tensor) {
-      raise(IoError(name + ": tensor " + in_quotes(tensor), "duplicate entry", "each name once", "a second one"));
+      raise(IoError(concat(name, ": tensor ", in_quotes(tensor)), "duplicate entry", "each name once", "a second one"));
     }
     const auto at = std::lower_bound(index.shards.begin(), index.shards.end(), shard) - index.shards.begin();
     index.entries.push_back({std::move(tensor), static_cast<std::uint32_t>(at)});
@@ -152,8 +152,8 @@ class TensorSet {
   const TensorInfo& at(std::string_view name) const {
     const Entry* entry = entry_of(name);
     if (entry == nullptr) {
-      const std::string where = path_text() + ": tensor " + in_quotes(name);
-      raise(IoError(where, "missing", "it among the " + std::to_string(size()) + " tensors", "none"));
+      const std::string where = concat(path_text(), ": tensor ", in_quotes(name));
+      raise(IoError(where, "missing", concat("it among the ", size(), " tensors"), "none"));
     }
     return *entry->tensor;
   }
@@ -161,7 +161,8 @@ class TensorSet {
   const SafetensorsFile& file_of(const TensorInfo& tensor) const {
     const Entry* entry = entry_of(tensor.name);
     if (entry == nullptr || entry->tensor != &tensor) {
-      raise(Error(path_text() + ": tensor " + in_quotes(tensor.name), "origin", "a tensor of this set", "another one"));
+      raise(Error(concat(path_text(), ": tensor ", in_quotes(tensor.name)), "origin", "a tensor of this set",
+                  "another one"));
     }
     return files_[entry->file];
   }
@@ -192,7 +193,7 @@ class TensorSet {
       std::error_code ignored;
       if (std::filesystem::exists(folder / name, ignored)) return folder / name;
     }
-    raise(IoError(folder.string(), "no weights", std::string(index_name) + " or " + single_name, "neither"));
+    raise(IoError(folder.string(), "no weights", concat(index_name, " or ", single_name), "neither"));
   }
   void open_shards(const std::filesystem::path& file) {
     index_ = parse_safetensors_index(read_text(file, most_index_bytes), file.string());
@@ -215,7 +216,7 @@ class TensorSet {
     });
     if (twice == entries_.end()) return;
     raise(IoError(file_place(twice[1]), "duplicate tensor", "each name in one shard",
-                  "it in " + in_quotes(file_name(twice[0].file)) + " too"));
+                  concat("it in ", in_quotes(file_name(twice[0].file)), " too")));
   }
   /// The index and the shards name the same tensors, in the same files. Both lists are sorted: one walk.
   void check_index(const std::filesystem::path& file) {
@@ -226,19 +227,19 @@ class TensorSet {
       if (i == entries_.size() || entries_[i].tensor->name != listed.tensor)
         missing(file, listed.tensor, shard, "none");
       if (entries_[i].file != listed.shard)
-        missing(file, listed.tensor, shard, "it in " + in_quotes(file_name(entries_[i].file)));
+        missing(file, listed.tensor, shard, concat("it in ", in_quotes(file_name(entries_[i].file))));
       ++i;
     }
     if (i < entries_.size()) unlisted(file, entries_[i]);
     index_ = {};
   }
   [[noreturn]] void unlisted(const std::filesystem::path& file, const Entry& entry) const {
-    raise(IoError(file_place(entry), "unlisted tensor", "an entry in " + file.string(), "none"));
+    raise(IoError(file_place(entry), "unlisted tensor", concat("an entry in ", file.string()), "none"));
   }
   [[noreturn]] static void missing(const std::filesystem::path& file, const std::string& tensor,
                                    const std::string& shard, const std::string& found) {
-    raise(IoError(file.string() + ": tensor " + in_quotes(tensor), "missing from its shard",
-                  "it in " + in_quotes(shard), found));
+    raise(IoError(concat(file.string(), ": tensor ", in_quotes(tensor)), "missing from its shard",
+                  concat("it in ", in_quotes(shard)), found));
   }
 
   const Entry* entry_of(std::string_view name) const {
