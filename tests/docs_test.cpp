@@ -1,0 +1,93 @@
+// The C++ of docs/ and README.md, compiled as readers see it (tests/docs/snippets.cmake takes it out) and run.
+#include <cmath>
+
+#include <doctest/doctest.h>
+
+#include <moe/moe.hpp>
+
+#include "storage_fixture.hpp"
+
+namespace {
+
+struct MyPin {};
+#include "a_router_s_interface.inc"
+#include "a_gate_s_interface.inc"
+#include "storage_interfaces.inc"
+#include "a_lending_storage_s_interface.inc"
+#include "an_executor_s_interface.inc"
+#include "an_observer_s_interface.inc"
+#include "most_used_stays.inc"
+#include "neighbour_router.inc"
+#include "tanh_activation.inc"
+
+static_assert(moe::TokenRouter<MyRouter> && moe::ColumnRule<MyRouter> && moe::RowFinish<MyRouter> && moe::HasIds<MyRouter>);
+static_assert(moe::ResidentStorage<MyResident> && moe::RecordSource<MySource> && moe::LeasingStorage<MyLending>);
+static_assert(moe::ExecutorFor<MyExecutor, MyResident, moe::ExpertForm<moe::SwiGlu>>);
+static_assert(moe::Gate<MyGate, moe::Cpu>);
+static_assert(moe::Eviction<LeastUsed> && moe::Activation<GatedTanh>);
+
+constexpr moe::ExpertShape shape{24, 40};
+constexpr int experts = 6;
+
+}  // namespace
+
+TEST_CASE("the documented router routes a layer") {
+  const fixture::RandomExperts weights(shape, experts, 1);
+  const fixture::Inputs in(5, shape.hidden, experts, 2);
+  const moe::MoELayer layer{in.linear(), NeighbourRouter{experts}, moe::Resident{weights.packed<moe::f32>()}, moe::Cpu{.threads = 1}};
+  struct Picks {
+    int* wrong;
+    void routed(const moe::Frame<>& f) const {
+      for (int t = 0; t < f.dims.tokens; ++t) {
+        const moe::Row<moe::Slot> row = f.table.slots.row(t);
+        *wrong += row[1].expert != (row[0].expert + 1) % experts;
+      }
+    }
+  };
+  int wrong = 0;
+  std::vector<float> y(in.x.size());
+  moe::Workspace ws{layer.workspace(5)};
+  layer.forward({.x = in.view(), .y = {y.data(), 5, shape.hidden}}, ws, Picks{&wrong});
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("the documented eviction keeps the expert that was used more often") {
+  const fixture::RandomExperts weights(shape, experts, 1);
+  const auto source = weights.packed<moe::f32>();
+  const std::size_t slot = moe::round_up(source.bytes(0), moe::page_alignment);
+  const moe::ExpertCache cache{{.bytes = 2 * slot}, LeastUsed{}};
+  const moe::Cached storage{cache, source};
+  const moe::MoELayer layer{moe::NoGate{}, moe::TopK{.experts = experts, .k = 1}, storage, moe::Cpu{.threads = 1}};
+  const std::vector<float> x(24, 1.0f);
+  std::vector<float> y(24);
+  moe::Workspace ws{layer.workspace(1)};
+  for (const int e : {0, 0, 1, 2}) {
+    moe::Slot choice{e, 1.0f};
+    const moe::RoutingTable<> table{{&choice, 1, 1}, nullptr};
+    layer.forward({.x = {x.data(), 1, 24}, .y = {y.data(), 1, 24}, .table = &table}, ws);
+  }
+  std::uint32_t bits = 0;
+  storage.residency(&bits);
+  CHECK(bits == 0b101);
+}
+
+TEST_CASE("the documented activation is what an expert computes") {
+  const fixture::RandomExperts weights(shape, 1, 1);
+  const fixture::Inputs in(1, shape.hidden, 1, 2);
+  const moe::MoELayer layer{in.linear(), moe::TopK{.experts = 1}, moe::Resident{weights.packed<moe::f32>()}, moe::Cpu{.threads = 1},
+                            moe::ExpertForm<GatedTanh>{}};
+  const std::vector<float> y = fixture::outputs(layer, in, 1);
+  const moe::ExpertMatrices& m = weights.matrices[0];
+  double expected = 0, size = 0;
+  for (int f = 0; f < shape.ffn; ++f) {
+    double gate = 0, up = 0;
+    for (int h = 0; h < shape.hidden; ++h) {
+      gate += double{m.gate.at(f, h)} * in.x[static_cast<std::size_t>(h)];
+      up += double{m.up.at(f, h)} * in.x[static_cast<std::size_t>(h)];
+    }
+    expected += double{m.down.at(0, f)} * std::tanh(gate) * up;
+    size += std::fabs(m.down.at(0, f) * up);
+  }
+  // Chains of 24 and 40 fma and an activation within a few ulp: (24 + 40 + 8) roundings of at most 2^-24 of the sum.
+  CHECK(std::fabs(y[0] - expected) <= 72 * 0x1p-24 * size);
+}
