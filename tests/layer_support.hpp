@@ -24,7 +24,8 @@ std::vector<float> forward(const Layer& layer, const Problem<Format>& p, moe::Ca
   moe::Workspace ws(layer.workspace(max_tokens < 0 ? p.setup.tokens : max_tokens));
   call.x = p.x_view();
   call.y = {y.data(), p.setup.tokens, p.setup.hidden};
-  layer.forward(call, ws, observer);
+  if constexpr (requires { layer.forward(call, ws, observer); }) layer.forward(call, ws, observer);
+  else layer.forward(call, ws);   // erased
   return y;
 }
 

@@ -4,7 +4,7 @@
 
 int main() {
   try {
-    const moe::SafetensorsFile file("no such file");
+    const moe::io::SafetensorsFile file("no such file");
   } catch (const moe::Error& error) {
     std::puts(error.what());
     return 0;

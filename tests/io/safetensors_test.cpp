@@ -70,9 +70,9 @@ void check_semantics(const moe::io::SafetensorsHeader& header, std::uint64_t dat
 std::string sample(int tensors) {
   std::string text = "{\"__metadata__\":{\"format\":\"pt\"}";
   for (int i = 0; i < tensors; ++i) {
-    text += concat(
-        ",", entry("layer." + std::to_string(i) + ".w", i % 2 == 0 ? "F32" : "BF16", i % 2 == 0 ? "[2,3]" : "[4,3]",
-                   "[" + std::to_string(24 * i) + "," + std::to_string(24 * (i + 1)) + "]"));
+    const std::string offsets = concat("[", 24 * i, ",", 24 * (i + 1), "]");
+    const bool wide = i % 2 == 0;
+    text += concat(",", entry(concat("layer.", i, ".w"), wide ? "F32" : "BF16", wide ? "[2,3]" : "[4,3]", offsets));
   }
   return file_of(concat(text, "}"), static_cast<std::size_t>(24 * tensors));
 }
@@ -122,7 +122,7 @@ TEST_CASE("a bad file costs no more memory than its own size allows") {
 
 TEST_CASE("a header of the smallest entries costs a small multiple of its size") {
   std::string text = "{";
-  for (int i = 0; i < 20'000; ++i) text += (i == 0 ? "" : ",") + entry(std::to_string(i), "U8", "[0]", "[0,0]");
+  for (int i = 0; i < 20'000; ++i) text += concat(i == 0 ? "" : ",", entry(std::to_string(i), "U8", "[0]", "[0,0]"));
   const std::string bytes = file_of(concat(text, "}"));
   heap::peak = heap::now;
   const std::size_t before = heap::now;
