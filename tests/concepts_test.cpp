@@ -1,6 +1,5 @@
 // Which types satisfy which concepts, and how hooks of decorators are found.
 #include <moe/concepts.hpp>
-
 #include <moe/cpu/threads.hpp>
 #include <moe/executors/cpu.hpp>
 #include <moe/routers/top_k.hpp>
@@ -62,7 +61,9 @@ TEST_CASE("a source of records is no storage") {
   CHECK_FALSE(moe::ExpertStorage<moe::Packed<float>>);
 }
 TEST_CASE("Resident lends all experts at once") { CHECK(moe::ResidentStorage<Storage>); }
-TEST_CASE("Cpu executes what Resident holds") { CHECK(moe::ExecutorFor<moe::Cpu, Storage, moe::ExpertForm<moe::SwiGlu>>); }
+TEST_CASE("Cpu executes what Resident holds") {
+  CHECK(moe::ExecutorFor<moe::Cpu, Storage, moe::ExpertForm<moe::SwiGlu>>);
+}
 TEST_CASE("the thread pool is a parallel for") { CHECK(moe::ParallelFor<moe::ThreadPool>); }
 
 TEST_CASE("both forms of select are asked the same way") {

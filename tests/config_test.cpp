@@ -1,9 +1,9 @@
 // What the macros promise where checks are switched off.
 #undef MOE_CHECKED
 #define MOE_CHECKED 0
-#include <moe/config.hpp>
-
 #include <doctest/doctest.h>
+
+#include <moe/config.hpp>
 
 TEST_CASE("an assertion of an unchecked build evaluates nothing") {
   int evaluated = 0;
@@ -12,7 +12,9 @@ TEST_CASE("an assertion of an unchecked build evaluates nothing") {
 }
 TEST_CASE("an assertion of an unchecked build is one statement") {
   bool reached = false;
-  if (!reached) MOE_ASSERT(false);
-  else reached = true;
+  if (!reached)
+    MOE_ASSERT(false);
+  else
+    reached = true;
   CHECK_FALSE(reached);
 }

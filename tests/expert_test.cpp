@@ -1,7 +1,6 @@
 // Ids, shapes and shipped activations.
-#include <moe/expert.hpp>
-
 #include <limits>
+#include <moe/expert.hpp>
 
 #include "problem.hpp"
 

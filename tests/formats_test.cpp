@@ -1,6 +1,5 @@
 // Encode and decode of the weight formats, and lists of formats.
 #include <moe/formats.hpp>
-
 #include <vector>
 
 #include "problem.hpp"
@@ -45,7 +44,9 @@ TEST_CASE("q8_0 is off by at most half a step and the rounding of the scale") {
     for (std::size_t k = 0; k < 32; ++k) CHECK(std::fabs(found[k] - values[k]) <= bound);
   }
 }
-TEST_CASE("q8_0 of zeros is zeros") { CHECK(through_q8_0(std::vector<float>(32, 0.0f)) == std::vector<float>(32, 0.0f)); }
+TEST_CASE("q8_0 of zeros is zeros") {
+  CHECK(through_q8_0(std::vector<float>(32, 0.0f)) == std::vector<float>(32, 0.0f));
+}
 TEST_CASE("q8_0 keeps the largest magnitude, of either sign, at 127 steps") {
   q8_0 block{};
   const float values[] = {-127, 127, 1};
@@ -88,7 +89,8 @@ TEST_CASE_TEMPLATE("formats of one number keep what they can represent", F, floa
 
 TEST_CASE("with_format calls the format of that index") {
   std::string_view name;
-  moe::with_format(moe::formats<float, q8_0, moe::f16>{}, 1, [&](auto tag) { name = format_traits<typename decltype(tag)::type>::name; });
+  moe::with_format(moe::formats<float, q8_0, moe::f16>{}, 1,
+                   [&](auto tag) { name = format_traits<typename decltype(tag)::type>::name; });
   CHECK(name == "q8_0");
 }
 TEST_CASE("with_format calls nothing for an index outside the list") {

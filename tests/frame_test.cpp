@@ -1,7 +1,6 @@
 // Workspaces, waves and their pins.
-#include <moe/frame.hpp>
-
 #include <memory>
+#include <moe/frame.hpp>
 #include <vector>
 
 #include "problem.hpp"

@@ -1,7 +1,6 @@
 // Gates: the linear one, and none.
-#include <moe/gate.hpp>
-
 #include <moe/executors/cpu.hpp>
+#include <moe/gate.hpp>
 
 #include "problem.hpp"
 

@@ -1,6 +1,5 @@
 // The same bits for every number of threads, instruction set, split of the batch and caller.
 #include <moe/layer.hpp>
-
 #include <thread>
 #include <vector>
 
@@ -52,8 +51,8 @@ struct RandomChoice {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("results are the same bits for 1 to 8 threads and every instruction set", F, float, moe::bf16, moe::f16,
-                   moe::q8_0, Mixed) {
+TEST_CASE_TEMPLATE("results are the same bits for 1 to 8 threads and every instruction set", F, float, moe::bf16,
+                   moe::f16, moe::q8_0, Mixed) {
   Case<F> c;
   for (const moe::Isa isa : available_isas())
     for (int threads = 1; threads <= 8; ++threads) {
@@ -88,8 +87,7 @@ TEST_CASE("a given table gives the bits of the router that made it") {
   Table table(13, 3);
   const std::vector<float> logits = gate_logits(c.p);
   const moe::TopK router{.experts = 7, .k = 3};
-  for (int t = 0; t < 13; ++t)
-    router.select(moe::RouteContext<>{}.at(t, view(logits, 7).row(t)), {&table.at(t, 0), 3});
+  for (int t = 0; t < 13; ++t) router.select(moe::RouteContext<>{}.at(t, view(logits, 7).row(t)), {&table.at(t, 0), 3});
   const auto given = table.get();
   for (const int rows : {1, 5, 13})
     CHECK((bits(forward(make_layer(c.p, Cpu{.threads = 2}), c.p, {.table = &given}, rows)) == c.expected));

@@ -1,8 +1,7 @@
 // A user's own policies and hooks in the layer: observers, column rules, batch routers, envelopes, shared experts,
 // activations, leasing storages, and the erased layer.
-#include <moe/layer.hpp>
-
 #include <map>
+#include <moe/layer.hpp>
 #include <string>
 #include <vector>
 
@@ -27,7 +26,8 @@ struct Small {
 };
 
 /// Rows outside the bounds when token t gets picks[t].
-int wrong_rows_with(const Problem<float>& p, const std::vector<float>& y, const std::vector<std::vector<oracle::Pick>>& picks) {
+int wrong_rows_with(const Problem<float>& p, const std::vector<float>& y,
+                    const std::vector<std::vector<oracle::Pick>>& picks) {
   int wrong = 0;
   for (int t = 0; t < p.setup.tokens; ++t) {
     const auto expected = run_token(p.layer, p.token(t), picks[static_cast<std::size_t>(t)]);
@@ -47,8 +47,10 @@ void drop(std::vector<std::vector<oracle::Pick>>& picks, int most) {
   for (auto& row : picks) {
     oracle::Value left{};
     for (oracle::Pick& p : row) {
-      if (++rows[p.expert] > most) p.expert = -1;
-      else left = left + p.weight;
+      if (++rows[p.expert] > most)
+        p.expert = -1;
+      else
+        left = left + p.weight;
     }
     for (oracle::Pick& p : row)
       if (p.expert >= 0) p.weight = p.weight / left;
@@ -58,7 +60,9 @@ void drop(std::vector<std::vector<oracle::Pick>>& picks, int most) {
 /// Writes down who was called.
 struct Recorder {
   std::vector<std::string>* calls;
-  void logits(moe::View<const float> l) const { calls->push_back("logits " + std::to_string(l.rows) + "x" + std::to_string(l.cols)); }
+  void logits(moe::View<const float> l) const {
+    calls->push_back("logits " + std::to_string(l.rows) + "x" + std::to_string(l.cols));
+  }
   void routed(const moe::Frame<>& f) const { calls->push_back("routed " + std::to_string(f.first_token)); }
   void wave(moe::Row<const moe::ExpertRef> refs) const { calls->push_back("wave " + std::to_string(refs.size())); }
   void done(const moe::Frame<>& f) const { calls->push_back("done " + std::to_string(f.dims.tokens)); }
@@ -184,7 +188,9 @@ TEST_CASE("a router that looks at residency sees what the storage says") {
 TEST_CASE("a user's gated activation agrees with the oracle") {
   CHECK(wrong_rows_of_activation<Difference, difference>() == 0);
 }
-TEST_CASE("a user's ungated activation agrees with the oracle") { CHECK(wrong_rows_of_activation<Squared, squared>() == 0); }
+TEST_CASE("a user's ungated activation agrees with the oracle") {
+  CHECK(wrong_rows_of_activation<Squared, squared>() == 0);
+}
 TEST_CASE("weights may apply to the input of the experts") {
   Small s;
   s.p.layer.weight_on_input = true;
@@ -217,8 +223,9 @@ TEST_CASE("an envelope of another width than the experts is refused") {
   Small s;
   const std::vector<float> down(30 * 50), up(50 * 30), gate(5 * 50);
   const ExpertForm<SwiGlu, Latent> form{.envelope = {view(down, 50), view(up, 30)}};
-  CHECK(message_of([&] { MoELayer(moe::Linear(view(gate, 50)), TopK{.experts = 5, .k = 2}, s.p.storage(), cpu, form); }) ==
-        "moe::MoELayer: width of the envelope: expected 37, found 30");
+  CHECK(message_of([&] {
+          MoELayer(moe::Linear(view(gate, 50)), TopK{.experts = 5, .k = 2}, s.p.storage(), cpu, form);
+        }) == "moe::MoELayer: width of the envelope: expected 37, found 30");
 }
 
 // ---- shared experts
@@ -226,8 +233,8 @@ TEST_CASE("an envelope of another width than the experts is refused") {
 TEST_CASE("shared experts are added to the routed ones") {
   const Small s;
   const Small shared({.tokens = 6, .hidden = 37, .ffn = 50, .experts = 2}, 302);
-  const MoELayer layer(moe::Linear(s.p.gate_view()), TopK{.experts = 5, .k = 2}, s.p.storage(), cpu, ExpertForm<SwiGlu>{},
-                       EveryToken{shared.p.storage(), {}, 0.25f});
+  const MoELayer layer(moe::Linear(s.p.gate_view()), TopK{.experts = 5, .k = 2}, s.p.storage(), cpu,
+                       ExpertForm<SwiGlu>{}, EveryToken{shared.p.storage(), {}, 0.25f});
   const auto picks = top_k_picks(s.p);
   for (const int rows : {6, 4, 1}) {
     const std::vector<float> y = forward(layer, s.p, {}, rows);
@@ -235,8 +242,10 @@ TEST_CASE("shared experts are added to the routed ones") {
       const auto routed = run_token(s.p.layer, s.p.token(t), picks[static_cast<std::size_t>(t)]);
       auto sum = run_token(shared.p.layer, s.p.token(t), {{0, {0.25}}, {1, {0.25}}});
       // The sum of the routed ones is where the shared ones are added, one rounding for each.
-      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] = oracle::rounded(routed[i].v + sum[i].v, routed[i].e + sum[i].e, 2);
-      for (std::size_t i = 0; i < sum.size(); ++i) sum[i].e += oracle::gamma(2) * (std::fabs(routed[i].v) + routed[i].e);
+      for (std::size_t i = 0; i < sum.size(); ++i)
+        sum[i] = oracle::rounded(routed[i].v + sum[i].v, routed[i].e + sum[i].e, 2);
+      for (std::size_t i = 0; i < sum.size(); ++i)
+        sum[i].e += oracle::gamma(2) * (std::fabs(routed[i].v) + routed[i].e);
       CHECK(first_outside(view(y, 37).row(t), sum) == -1);
     }
   }
@@ -303,7 +312,8 @@ TEST_CASE("prefetch tells a storage the experts of a guess and computes nothing"
   LeaseLog log;
   const MoELayer layer(moe::Linear(s.p.gate_view()), TopK{.experts = 5, .k = 2}, OneByOne{s.p.storage(), &log}, cpu);
   moe::Workspace ws(layer.workspace(6));
-  const std::vector<float> logits{9, 0, 8, 0, 0, 9, 0, 8, 0, 0, 9, 0, 8, 0, 0, 9, 0, 8, 0, 0, 9, 0, 8, 0, 0, 9, 0, 8, 0, 0};
+  const std::vector<float> logits{9, 0, 8, 0, 0, 9, 0, 8, 0, 0, 9, 0, 8, 0, 0,
+                                  9, 0, 8, 0, 0, 9, 0, 8, 0, 0, 9, 0, 8, 0, 0};
   layer.prefetch({.x = s.p.x_view(), .logits = view(logits, 5)}, ws);
   CHECK(log.expected == std::vector<int>{0, 2});
   CHECK(log.acquires == 0);

@@ -1,12 +1,11 @@
 // A random problem as a MoELayer, and one call of it.
 #pragma once
 
-#include <utility>
-#include <vector>
-
 #include <moe/executors/cpu.hpp>
 #include <moe/layer.hpp>
 #include <moe/routers/top_k.hpp>
+#include <utility>
+#include <vector>
 
 #include "problem.hpp"
 
@@ -24,8 +23,10 @@ std::vector<float> forward(const Layer& layer, const Problem<Format>& p, moe::Ca
   moe::Workspace ws(layer.workspace(max_tokens < 0 ? p.setup.tokens : max_tokens));
   call.x = p.x_view();
   call.y = {y.data(), p.setup.tokens, p.setup.hidden};
-  if constexpr (requires { layer.forward(call, ws, observer); }) layer.forward(call, ws, observer);
-  else layer.forward(call, ws);   // erased
+  if constexpr (requires { layer.forward(call, ws, observer); })
+    layer.forward(call, ws, observer);
+  else
+    layer.forward(call, ws);  // erased
   return y;
 }
 

@@ -1,6 +1,5 @@
 // The layer's inputs, corners and messages.
 #include <moe/layer.hpp>
-
 #include <vector>
 
 #include "layer_support.hpp"
@@ -120,8 +119,21 @@ TEST_CASE("given logits replace the gate") {
 }
 TEST_CASE("NaN and infinite logits agree with the oracle") {
   Small s;
-  const std::vector<float> logits{not_a_number, 1, infinity, 0, 2,  -infinity, not_a_number, -1, -infinity, -2,
-                                  not_a_number, not_a_number, not_a_number, not_a_number, not_a_number};
+  const std::vector<float> logits{not_a_number,
+                                  1,
+                                  infinity,
+                                  0,
+                                  2,
+                                  -infinity,
+                                  not_a_number,
+                                  -1,
+                                  -infinity,
+                                  -2,
+                                  not_a_number,
+                                  not_a_number,
+                                  not_a_number,
+                                  not_a_number,
+                                  not_a_number};
   CHECK(wrong_rows(s.p, logits, forward(s.layer, s.p, {.logits = view(logits, 5)})) == 0);
 }
 TEST_CASE("a given table replaces gate and router") {
@@ -129,7 +141,8 @@ TEST_CASE("a given table replaces gate and router") {
   Table table = random_table(s.random, 3, 4, 5);
   const auto given = table.get();
   const std::vector<float> y = forward(s.layer, s.p, {.table = &given}, 8);
-  for (int t = 0; t < 3; ++t) CHECK(first_outside(view(y, 37).row(t), run_token(s.p.layer, s.p.token(t), table.picks(t))) == -1);
+  for (int t = 0; t < 3; ++t)
+    CHECK(first_outside(view(y, 37).row(t), run_token(s.p.layer, s.p.token(t), table.picks(t))) == -1);
 }
 TEST_CASE("ids of a given table that are no experts add nothing") {
   Small s;
@@ -139,7 +152,8 @@ TEST_CASE("ids of a given table that are no experts add nothing") {
   table.at(2, 0).expert = std::numeric_limits<int>::max();
   const auto given = table.get();
   const std::vector<float> y = forward(s.layer, s.p, {.table = &given});
-  for (int t = 0; t < 3; ++t) CHECK(first_outside(view(y, 37).row(t), run_token(s.p.layer, s.p.token(t), table.picks(t))) == -1);
+  for (int t = 0; t < 3; ++t)
+    CHECK(first_outside(view(y, 37).row(t), run_token(s.p.layer, s.p.token(t), table.picks(t))) == -1);
 }
 TEST_CASE("a given table without counts is full") {
   Small s;
@@ -213,7 +227,8 @@ TEST_CASE("a router may look at the token ids") {
 }
 TEST_CASE("a layer without a gate takes given logits") {
   Small s;
-  const MoELayer<TopK, moe::Resident<moe::PanelLayout, moe::formats<float>>, Cpu, moe::ExpertForm<moe::SwiGlu>, moe::NoGate>
+  const MoELayer<TopK, moe::Resident<moe::PanelLayout, moe::formats<float>>, Cpu, moe::ExpertForm<moe::SwiGlu>,
+                 moe::NoGate>
       layer(moe::NoGate{}, TopK{.experts = 5, .k = 2}, s.p.storage(), cpu);
   const std::vector<float> logits = s.random.reals(15);
   CHECK(wrong_rows(s.p, logits, forward(layer, s.p, {.logits = view(logits, 5)})) == 0);
@@ -289,8 +304,10 @@ TEST_CASE("more slots than the router has are refused") {
 }
 TEST_CASE("a workspace that holds not even one row is refused") {
   Small s;
-  const std::string need = std::to_string(s.layer.workspace(1).bytes) + " + " + std::to_string(s.layer.workspace(1).staging_bytes);
-  CHECK(s.message(64) == "moe::MoELayer::forward: workspace for one row: expected " + need + " bytes, found 64 + 4096 bytes");
+  const std::string need =
+      std::to_string(s.layer.workspace(1).bytes) + " + " + std::to_string(s.layer.workspace(1).staging_bytes);
+  CHECK(s.message(64) ==
+        "moe::MoELayer::forward: workspace for one row: expected " + need + " bytes, found 64 + 4096 bytes");
 }
 TEST_CASE("a router that looks at token ids refuses a call without them") {
   Small s;
@@ -314,8 +331,9 @@ TEST_CASE("a router for another number of experts is refused") {
 }
 TEST_CASE("a gate with other rows than the router's logits is refused") {
   Small s;
-  CHECK(message_of([&] { MoELayer(moe::Linear(s.p.gate_view().slice(0, 4)), TopK{.experts = 5, .k = 2}, s.p.storage(), cpu); }) ==
-        "moe::MoELayer: rows of the gate: expected 5, found 4");
+  CHECK(message_of([&] {
+          MoELayer(moe::Linear(s.p.gate_view().slice(0, 4)), TopK{.experts = 5, .k = 2}, s.p.storage(), cpu);
+        }) == "moe::MoELayer: rows of the gate: expected 5, found 4");
 }
 TEST_CASE("a gated form on ungated experts is refused") {
   oracle::Random random(102);

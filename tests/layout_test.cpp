@@ -1,6 +1,5 @@
 // Packing into panels and reading single weights back.
 #include <moe/layout.hpp>
-
 #include <set>
 #include <vector>
 
@@ -20,12 +19,15 @@ std::vector<std::byte> packed(const Problem<Format>& p) {
 }
 
 template <class F>
-int wrong_elements(const std::byte* panels, std::size_t stride, const std::vector<double>& weights, int rows, int cols) {
+int wrong_elements(const std::byte* panels, std::size_t stride, const std::vector<double>& weights, int rows,
+                   int cols) {
   int wrong = 0;
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < cols; ++c)
       wrong += static_cast<double>(PanelLayout::element<F>(panels, stride, r, c)) !=
-                       weights[static_cast<std::size_t>(r * cols + c)] ? 1 : 0;
+                       weights[static_cast<std::size_t>(r * cols + c)]
+                   ? 1
+                   : 0;
   return wrong;
 }
 
@@ -42,8 +44,8 @@ int wrong_after_round_trip(int hidden, int ffn, bool gated) {
   const std::byte *data = record.data(), *up = data + o.up;
   int wrong = gated ? wrong_elements<typename P::up>(up, 2 * panel, e.gate, ffn, hidden) : 0;
   wrong += wrong_elements<typename P::up>(gated ? up + panel : up, gated ? 2 * panel : panel, e.up, ffn, hidden);
-  return wrong + wrong_elements<typename P::down>(data + o.down, PanelLayout::panel_bytes<typename P::down>(ffn), e.down,
-                                                  hidden, ffn);
+  return wrong + wrong_elements<typename P::down>(data + o.down, PanelLayout::panel_bytes<typename P::down>(ffn),
+                                                  e.down, hidden, ffn);
 }
 
 /// A valid f32 expert of [ffn 3, hidden 2] to damage.
@@ -63,13 +65,16 @@ struct Damaged {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("every weight comes back from its panel, for widths 1 to 70", F, float, moe::bf16, moe::f16, moe::q8_0, Mixed) {
+TEST_CASE_TEMPLATE("every weight comes back from its panel, for widths 1 to 70", F, float, moe::bf16, moe::f16,
+                   moe::q8_0, Mixed) {
   int wrong = 0;
-  for (int n = 1; n <= 70; ++n) wrong += wrong_after_round_trip<F>(n, 71 - n, true) + wrong_after_round_trip<F>(71 - n, n, false);
+  for (int n = 1; n <= 70; ++n)
+    wrong += wrong_after_round_trip<F>(n, 71 - n, true) + wrong_after_round_trip<F>(71 - n, n, false);
   CHECK(wrong == 0);
 }
 
-TEST_CASE_TEMPLATE("padding is zero, so that every byte of a record is written", F, float, moe::bf16, moe::f16, moe::q8_0) {
+TEST_CASE_TEMPLATE("padding is zero, so that every byte of a record is written", F, float, moe::bf16, moe::f16,
+                   moe::q8_0) {
   std::vector<float> zeros(33 * 35, 0.0f), bias(35, 0.0f);
   moe::ExpertMatrices m;
   m.gate = m.up = moe::Matrix(zeros.data(), 35, 33);

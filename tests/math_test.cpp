@@ -1,7 +1,6 @@
 // exp, sigmoid and silu against double precision, and finite_logit.
-#include <moe/math.hpp>
-
 #include <cmath>
+#include <moe/math.hpp>
 
 #include "problem.hpp"
 
@@ -42,7 +41,8 @@ TEST_CASE("exp underflows to zero") {
 }
 TEST_CASE("exp of NaN is NaN") { CHECK(std::isnan(moe::exp(not_a_number))); }
 TEST_CASE("exp never decreases from one float to the next by more than its error") {
-  for (float x = -20; x < 20; x += 0x1.01p-7f) CHECK(moe::exp(std::nextafter(x, infinity)) >= moe::exp(x) * (1 - 0x1p-22f));
+  for (float x = -20; x < 20; x += 0x1.01p-7f)
+    CHECK(moe::exp(std::nextafter(x, infinity)) >= moe::exp(x) * (1 - 0x1p-22f));
 }
 
 TEST_CASE("sigmoid agrees with double precision") {

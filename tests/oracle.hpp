@@ -23,7 +23,7 @@ namespace oracle {
 // ---- numbers with bounds
 
 struct Value {
-  double v = 0, e = 0;   // |computed - v| <= e
+  double v = 0, e = 0;  // |computed - v| <= e
 };
 
 inline constexpr double unit = 0x1p-24, spacing = 0x1p-149, largest = std::numeric_limits<float>::max();
@@ -163,15 +163,17 @@ inline std::vector<Pick> route(const Routing& r, const std::vector<float>& logit
   std::vector<Pick> picked(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(kept));
   if (picked.empty()) return picked;
   const double best = picked[0].weight.v;
-  const auto relative = [&](const Pick& p) {   // e^(l - best): the difference is rounded once
+  const auto relative = [&](const Pick& p) {  // e^(l - best): the difference is rounded once
     const double d = p.weight.v - best;
     return !std::isfinite(best) || d < -200 ? Value{0, spacing} : exp(rounded(d, 0));
   };
   Value sum{};
   for (const Pick& p : r.score == Score::softmax ? all : picked) sum = sum + relative(p);
   for (Pick& p : picked) {
-    if (r.score == Score::sigmoid) p.weight = over_logistic({1}, p.weight);
-    else p.weight = std::isfinite(best) ? relative(p) / sum : Value{};
+    if (r.score == Score::sigmoid)
+      p.weight = over_logistic({1}, p.weight);
+    else
+      p.weight = std::isfinite(best) ? relative(p) / sum : Value{};
   }
   if (r.divide != Divide::by_nothing)
     if (const Value d = divisor(r, picked); d.v > 0)
@@ -183,7 +185,7 @@ inline std::vector<Pick> route(const Routing& r, const std::vector<float>& logit
 // ---- experts
 
 struct Expert {
-  std::vector<double> gate, up, down, gate_bias, up_bias, down_bias;   // [F,H] [F,H] [H,F] [F] [F] [H]; empty: absent
+  std::vector<double> gate, up, down, gate_bias, up_bias, down_bias;  // [F,H] [F,H] [H,F] [F] [F] [H]; empty: absent
 };
 struct Layer {
   int hidden = 0, ffn = 0, identities = 0;

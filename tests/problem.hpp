@@ -1,19 +1,18 @@
 // A random layer twice: as the oracle knows it and as the library stores it.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <cmath>
 #include <cstring>
 #include <deque>
 #include <iterator>
 #include <limits>
-#include <string>
-#include <vector>
-
-#include <doctest/doctest.h>
-
 #include <moe/frame.hpp>
 #include <moe/layout.hpp>
 #include <moe/storage/resident.hpp>
+#include <string>
+#include <vector>
 
 #include "oracle.hpp"
 
@@ -47,7 +46,9 @@ inline int first_outside(moe::Row<const float> computed, const std::vector<oracl
 inline moe::View<const float> view(const std::vector<float>& v, int cols) {
   return {v.data(), static_cast<int>(v.size()) / cols, cols};
 }
-inline moe::View<float> view(std::vector<float>& v, int cols) { return {v.data(), static_cast<int>(v.size()) / cols, cols}; }
+inline moe::View<float> view(std::vector<float>& v, int cols) {
+  return {v.data(), static_cast<int>(v.size()) / cols, cols};
+}
 
 // ---- formats
 
@@ -100,7 +101,7 @@ class Problem {
 
   Setup setup;
   oracle::Layer layer;
-  std::vector<float> x, gate;   // [T,H], [E,H]
+  std::vector<float> x, gate;  // [T,H], [E,H]
 
  private:
   void add_expert(oracle::Random& random) {
@@ -115,7 +116,8 @@ class Problem {
       raw.down_bias = random.reals(h);
     }
     const auto wide = [](const std::vector<float>& v) { return std::vector<double>(v.begin(), v.end()); };
-    layer.experts.push_back({oracle::stored(oracle_format<Up>, raw.gate, h), oracle::stored(oracle_format<Up>, raw.up, h),
+    layer.experts.push_back({oracle::stored(oracle_format<Up>, raw.gate, h),
+                             oracle::stored(oracle_format<Up>, raw.up, h),
                              oracle::stored(oracle_format<Down>, raw.down, f), wide(raw.gate_bias), wide(raw.up_bias),
                              wide(raw.down_bias)});
     moe::ExpertMatrices m;
@@ -130,14 +132,15 @@ class Problem {
     matrices_.push_back(m);
   }
 
-  std::deque<RawExpert> raw_;   // never moves
+  std::deque<RawExpert> raw_;  // never moves
   std::vector<moe::ExpertMatrices> matrices_;
 };
 
 /// A routing table with its memory: row t holds `count[t]` slots.
 struct Table {
   Table(int tokens, int slots)
-      : columns(slots), slots_of_all(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(slots)),
+      : columns(slots),
+        slots_of_all(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(slots)),
         count(static_cast<std::size_t>(tokens), slots) {}
 
   moe::Slot& at(int t, int k) { return slots_of_all[static_cast<std::size_t>(t * columns + k)]; }

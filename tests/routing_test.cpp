@@ -1,6 +1,5 @@
 // Tables by token and by expert, needs, contexts and their slices.
 #include <moe/routing.hpp>
-
 #include <set>
 #include <vector>
 
@@ -16,7 +15,8 @@ struct Grouped {
   std::vector<int> offset, entry;
 };
 Grouped group(Table& table, IdMap ids) {
-  Grouped g{std::vector<int>(static_cast<std::size_t>(ids.networks) + 1, -5), std::vector<int>(table.slots_of_all.size(), -5)};
+  Grouped g{std::vector<int>(static_cast<std::size_t>(ids.networks) + 1, -5),
+            std::vector<int>(table.slots_of_all.size(), -5)};
   Dispatch<> d{g.offset.data(), g.entry.data()};
   moe::group_by_expert(table.get(), ids, d);
   return g;
@@ -149,13 +149,13 @@ TEST_CASE("random numbers of rows differ by seed, position and salt") {
   for (row.seed = 0; row.seed < 4; ++row.seed)
     for (row.position = 0; row.position < 4; ++row.position)
       for (std::uint32_t salt = 0; salt < 4; ++salt) seen.insert(row.random(salt));
-  CHECK(seen.size() > 60);   // 64 draws out of 2^24: two equal ones have probability 1e-4
+  CHECK(seen.size() > 60);  // 64 draws out of 2^24: two equal ones have probability 1e-4
 }
 TEST_CASE("random numbers of rows have a mean of one half") {
   moe::RowContext row;
   double sum = 0;
   for (row.position = 0; row.position < 10000; ++row.position) sum += static_cast<double>(row.random(0));
-  CHECK(std::fabs(sum / 10000 - 0.5) < 5 * std::sqrt(1.0 / 12 / 10000));   // five standard deviations
+  CHECK(std::fabs(sum / 10000 - 0.5) < 5 * std::sqrt(1.0 / 12 / 10000));  // five standard deviations
 }
 TEST_CASE("without a mask every expert may be used") { CHECK(moe::RowContext{}.may_use(1000)); }
 TEST_CASE("a mask has a bit for each expert") {

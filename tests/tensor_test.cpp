@@ -1,7 +1,6 @@
 // Rows, views, buffers, arenas, matrices, and the 16-bit floats over all their patterns.
-#include <moe/tensor.hpp>
-
 #include <cstdint>
+#include <moe/tensor.hpp>
 #include <type_traits>
 #include <vector>
 
@@ -85,9 +84,7 @@ TEST_CASE("every bf16 pattern widens to the number that the format defines") {
 TEST_CASE("every f16 pattern widens to the number that the format defines") {
   CHECK(count_patterns([](std::uint16_t p) { return widens_wrongly<f16>(p, 10, 15); }) == 0);
 }
-TEST_CASE("every bf16 number survives the way to float and back") {
-  CHECK(count_patterns(returns_wrongly<bf16>) == 0);
-}
+TEST_CASE("every bf16 number survives the way to float and back") { CHECK(count_patterns(returns_wrongly<bf16>) == 0); }
 TEST_CASE("every f16 number survives the way to float and back") { CHECK(count_patterns(returns_wrongly<f16>) == 0); }
 TEST_CASE("floats round to the nearest bf16, ties to even, subnormals included") {
   CHECK(count_patterns([](std::uint16_t p) { return rounds_wrongly<bf16>(p, oracle::to_bf16); }) == 0);
@@ -152,7 +149,7 @@ TEST_CASE("a moved buffer leaves nothing behind") {
   moe::Buffer a(10);
   const moe::Buffer b(std::move(a));
   CHECK(b.bytes() == 10);
-  CHECK(a.data() == nullptr);   // NOLINT(bugprone-use-after-move)
+  CHECK(a.data() == nullptr);  // NOLINT(bugprone-use-after-move)
 }
 TEST_CASE("an arena that measures asks for what an arena that carves uses") {
   const moe::Buffer buffer(measured());

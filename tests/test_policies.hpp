@@ -2,12 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
-#include <vector>
-
 #include <moe/layer.hpp>
 #include <moe/routers/top_k.hpp>
 #include <moe/storage/resident.hpp>
+#include <utility>
+#include <vector>
 
 #include "oracle.hpp"
 
@@ -148,7 +147,7 @@ class OneByOne {
 
 /// Experts in a narrower space: x down, result up.
 struct Latent {
-  moe::View<const float> down, up;   // [inner, outer], [outer, inner]
+  moe::View<const float> down, up;  // [inner, outer], [outer, inner]
   int width() const noexcept { return down.rows; }
   int outer_width() const noexcept { return down.cols; }
   template <class X>

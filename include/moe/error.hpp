@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include <moe/config.hpp>
@@ -12,13 +14,26 @@
 
 namespace moe {
 
+/// The parts, strings and integers, one after the other. (`"literal" + std::to_string(n)` would be shorter, but g++ 12
+/// warns of overlapping copies inside it at -O2, in users' builds too.)
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::string text;
+  const auto append = [&](const auto& part) {
+    if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(part)>>) text += std::to_string(part);
+    else text += std::string_view(part);
+  };
+  (append(parts), ...);
+  return text;
+}
+
 /// Base of everything the library throws. `what()` is one sentence a user can act on.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
   /// Builds "where: what: expected E, found F".
   Error(const std::string& where, const std::string& what, const std::string& expected, const std::string& found)
-      : std::runtime_error(where + ": " + what + ": expected " + expected + ", found " + found) {}
+      : std::runtime_error(concat(where, ": ", what, ": expected ", expected, ", found ", found)) {}
 };
 
 /// A file, a disk or a read that failed; raised at open time and by `forward` over storages that read.

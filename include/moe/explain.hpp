@@ -49,29 +49,40 @@ struct explain_router_sizes {
   static_assert(requires(const R r) { { r.max_slots() } noexcept -> std::same_as<int>; },
                 "moe::Router: needs `int max_slots() const noexcept` (docs/policies.md#router)");
 };
+/// Has some `select`, however it is qualified; R is const or not.
+template <class R>
+concept Selects = requires(R& r, Row<const float> l, Row<Slot> out) { r.select(l, out); } ||
+    requires(R& r, const RowContext& row, Row<Slot> out) { r.select(row, out); };
 template <class R>
 struct explain_select {
-  static_assert(!requires(R r, Row<const float> l, Row<Slot> out) { r.select(l, out); } ||
-                    requires(const R r, Row<const float> l, Row<Slot> out) { r.select(l, out); },
-                "moe::Router: `select` must be const (docs/policies.md#router)");
-  static_assert(!requires(const R r, Row<const float> l, Row<Slot> out) { r.select(l, out); } || SimpleSelect<R> ||
-                    ContextSelect<R>,
+  static_assert(!Selects<R> || Selects<const R>, "moe::Router: `select` must be const (docs/policies.md#router)");
+  static_assert(!Selects<const R> || SimpleSelect<R> || ContextSelect<R>,
                 "moe::Router: `select` must be noexcept and return int, the number of slots filled (docs/policies.md#router)");
-  static_assert(requires(R r, Row<const float> l, Row<Slot> out) { r.select(l, out); } || ContextSelect<R> || BatchRouter<R>,
+  static_assert(Selects<R> || BatchRouter<R>,
                 "moe::Router: needs `int select(Row<const float> logits, Row<Slot> out) const noexcept`, or the same with "
                 "`const RowContext&` (docs/policies.md#router)");
 };
 template <class R>
 struct explain_router : explain_router_sizes<R>, explain_select<R> {};
 
+template <class R>
+using inner_of = std::remove_cvref_t<decltype(std::declval<R&>().inner)>;
+/// A router, and under a decorator one that decides row by row, all the way down.
+template <class R>
+constexpr bool sound_router() {
+  if constexpr (!Router<R>) return false;
+  else if constexpr (Decorator<R>) return TokenRouter<inner_of<R>> && sound_router<inner_of<R>>();
+  else return true;
+}
+
 /// The innermost fault speaks; the decorators around it are silent.
 template <Decorator R>
-  requires(!Router<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>)
-struct explain_router<R> : explain_router<std::remove_cvref_t<decltype(std::declval<R&>().inner)>> {};
+  requires(!sound_router<inner_of<R>>())
+struct explain_router<R> : explain_router<inner_of<R>> {};
 template <Decorator R>
-  requires BatchRouter<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>
+  requires BatchRouter<inner_of<R>>
 struct explain_router<R> {
-  static_assert(TokenRouter<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>,
+  static_assert(TokenRouter<inner_of<R>>,
                 "moe::Router: a decorator's `inner` must decide row by row (`select`); a batch router cannot be decorated "
                 "(docs/policies.md#decorator)");
 };
@@ -154,7 +165,7 @@ template <template <class...> class Explain, class... T>
 struct explain_if<true, Explain, T...> : Explain<T...> {};
 
 template <class R, class S, class X, class F>
-inline constexpr bool sound_parts = Router<R> && ExpertStorage<S> && ExecutorCore<X> && Form<F>;
+inline constexpr bool sound_parts = sound_router<R>() && ExpertStorage<S> && ExecutorCore<X> && Form<F>;
 template <class R, class S, class X, class F, class G, class Sh>
 inline constexpr bool sound = [] {
   if constexpr (sound_parts<R, S, X, F>) {

@@ -179,7 +179,7 @@ class MoELayer {
     if (tokens < 0) raise(Error(where, "rows of x", "0 or more", std::to_string(tokens)));
     require_equal(where, "columns of x", width(), c.x.cols);
     if (c.max_slots < 0 || c.max_slots > router_.max_slots())
-      raise(Error(where, "max_slots", "0 to " + std::to_string(router_.max_slots()), std::to_string(c.max_slots)));
+      raise(Error(where, "max_slots", concat("0 to ", router_.max_slots()), std::to_string(c.max_slots)));
     if (c.table != nullptr) {
       require_equal(where, "rows of the table", tokens, c.table->slots.rows);
       if (c.table->slots.cols < 1) raise(Error(where, "columns of the table", "at least 1", std::to_string(c.table->slots.cols)));
@@ -206,7 +206,7 @@ class MoELayer {
   template <Uses use>
   static void require_context(const int* given, const char* name) {
     if constexpr (contains(uses_of<Router>(), use))
-      if (given == nullptr) raise(Error("moe::MoELayer::forward", "what this router needs", std::string("Call::") + name, "null"));
+      if (given == nullptr) raise(Error("moe::MoELayer::forward", "what this router needs", concat("Call::", name), "null"));
   }
   void require_output(const Call<memory>& c) const {
     require_equal("moe::MoELayer::forward", "rows of y", c.x.rows, c.y.rows);
@@ -271,7 +271,7 @@ class MoELayer {
     }
     if (low == 0) {
       const WorkspaceSize need = measure(1, slots), have = ws.size();
-      const auto text = [](WorkspaceSize s) { return std::to_string(s.bytes) + " + " + std::to_string(s.staging_bytes) + " bytes"; };
+      const auto text = [](WorkspaceSize s) { return concat(s.bytes, " + ", s.staging_bytes, " bytes"); };
       raise(Error("moe::MoELayer::forward", "workspace for one row", text(need), text(have)));
     }
     return low;
@@ -283,7 +283,7 @@ class MoELayer {
     if constexpr (has_column_rule<Router>() || BatchRouter<Router>)
       if (call.table == nullptr && rows < tokens)
         raise(Error("moe::MoELayer::forward", "workspace of a router that looks at the whole batch",
-                    std::to_string(tokens) + " rows", std::to_string(rows)));
+                    concat(tokens, " rows"), std::to_string(rows)));
     int first = 0;
     do {   // at least once: a storage may count its layers' turns
       const int n = rows < tokens - first ? rows : tokens - first;

@@ -104,7 +104,7 @@ struct PanelLayout {
  private:
   static void check(const ExpertShape& s, const ExpertMatrices& m) {
     const auto match = [](const char* what, const Matrix& matrix, int rows, int cols) {
-      const auto text = [](int r, int c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
+      const auto text = [](int r, int c) { return concat("[", r, ", ", c, "]"); };
       if (matrix.data == nullptr || matrix.rows != rows || matrix.cols != cols)
         raise(Error("moe::PanelLayout::pack", what, text(rows, cols),
                     matrix.data == nullptr ? "no data" : text(matrix.rows, matrix.cols)));

@@ -23,8 +23,8 @@ struct ExpConstants {
   static constexpr float round_to_int = 0x1.8p+23f;    // adding it leaves the nearest integer in the low bits
   static constexpr float lowest = -104.0f;             // exp rounds to zero below
   static constexpr float highest = 89.0f;              // exp is infinite above
-  static constexpr float c[6] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
-                                 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+  static constexpr float c7 = 1.9875691500e-4f, c6 = 1.3981999507e-3f, c5 = 8.3334519073e-3f;
+  static constexpr float c4 = 4.1665795894e-2f, c3 = 1.6666665459e-1f, c2 = 5.0000001201e-1f;
 };
 
 /// 2^n for n in [-127, 127]; -127 gives zero.
@@ -40,9 +40,8 @@ MOE_HD inline float exp(float x) noexcept {
   const float n = shifted - k::round_to_int;
   float r = fma(n, -k::ln2_high, x);
   r = fma(n, -k::ln2_low, r);
-  float p = k::c[0];
-  for (int i = 1; i < 6; ++i) p = fma(p, r, k::c[i]);
-  p = fma(p, r * r, r) + 1.0f;
+  const float tail = fma(fma(fma(fma(fma(k::c7, r, k::c6), r, k::c5), r, k::c4), r, k::c3), r, k::c2);
+  const float p = fma(tail, r * r, r) + 1.0f;
   // Bits of a NaN would index outside [-151, 129]; the product below stays NaN whatever the scale is.
   const std::int32_t exponent = x == x ? static_cast<std::int32_t>(n) : 0;
   const std::int32_t half = exponent >> 1;

@@ -162,7 +162,7 @@ class Arena {
 
  private:
   std::byte* base_ = nullptr;
-  std::size_t capacity_ = 0;
+  [[maybe_unused]] std::size_t capacity_ = 0;   // read by checked builds only
   std::size_t used_ = 0;
 };
 

@@ -1,9 +1,8 @@
 // The instruction sets of this machine, for tests that run over all of them.
 #pragma once
 
-#include <vector>
-
 #include <moe/cpu/targets.hpp>
+#include <vector>
 
 inline std::vector<moe::Isa> available_isas() {
   std::vector<moe::Isa> isas;

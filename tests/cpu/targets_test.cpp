@@ -1,7 +1,6 @@
 // Names and choice of instruction sets; every kernel gives the same bits on all of them.
-#include <moe/cpu/targets.hpp>
-
 #include <cstdlib>
+#include <moe/cpu/targets.hpp>
 #include <vector>
 
 #include "../problem.hpp"
@@ -38,14 +37,15 @@ template <class Format, class Kernel>
 std::vector<float> run_product(int inputs, int outputs, int rows, bool gated, bool biased, const Kernel& kernel) {
   oracle::Random random(static_cast<std::uint64_t>(inputs * 1000 + outputs * 10 + rows));
   const int panels = (outputs + 31) / 32;
-  const Problem<Format> p({.tokens = rows, .hidden = inputs, .ffn = outputs, .experts = 1, .gated = gated, .biased = true}, random);
+  const Problem<Format> p(
+      {.tokens = rows, .hidden = inputs, .ffn = outputs, .experts = 1, .gated = gated, .biased = true}, random);
   const moe::Resident storage = p.storage();
   const std::byte* record = storage.table()[0].bytes;
   const moe::RecordOffsets o = PanelLayout::offsets<Format>(p.shape());
   std::vector<int> entry(static_cast<std::size_t>(rows));
   std::vector<moe::Slot> weights(entry.size());
   for (int i = 0; i < rows; ++i) {
-    entry[static_cast<std::size_t>(i)] = rows - 1 - i;   // rows need not come in order
+    entry[static_cast<std::size_t>(i)] = rows - 1 - i;  // rows need not come in order
     weights[static_cast<std::size_t>(i)] = {0, random.real()};
   }
   std::vector<float> out(static_cast<std::size_t>(rows * panels * 32), not_a_number);
@@ -87,8 +87,8 @@ void up_is_the_same_everywhere() {
   });
 }
 
-moe::cpu::Sum sum_of(const std::vector<moe::Slot>& slots, const std::vector<float>& partial, const std::vector<float>& x,
-                     std::vector<float>& y, bool add) {
+moe::cpu::Sum sum_of(const std::vector<moe::Slot>& slots, const std::vector<float>& partial,
+                     const std::vector<float>& x, std::vector<float>& y, bool add) {
   moe::cpu::Sum s;
   s.slots = slots.data();
   s.count = static_cast<int>(slots.size());
@@ -105,13 +105,13 @@ moe::cpu::Sum sum_of(const std::vector<moe::Slot>& slots, const std::vector<floa
 // exp and SwiGlu of one instruction set over an array, called as the kernels call them.
 using Elementwise = void (*)(const float* gate, const float* up, float* exp, float* swiglu, int n);
 
-#define MOE_TEST_ELEMENTWISE(isa, attribute)                                                                 \
-  attribute void elementwise_##isa(const float* gate, const float* up, float* exp, float* swiglu, int n) {   \
-    namespace k = moe::cpu::isa;                                                                             \
-    for (int i = 0; i < n; i += k::lanes) {                                                                  \
-      k::store(exp + i, k::exp(k::load(gate + i)));                                                          \
-      k::store(swiglu + i, k::apply(moe::SwiGlu{}, k::load(gate + i), k::load(up + i)));                     \
-    }                                                                                                        \
+#define MOE_TEST_ELEMENTWISE(isa, attribute)                                                               \
+  attribute void elementwise_##isa(const float* gate, const float* up, float* exp, float* swiglu, int n) { \
+    namespace k = moe::cpu::isa;                                                                           \
+    for (int i = 0; i < n; i += k::lanes) {                                                                \
+      k::store(exp + i, k::exp(k::load(gate + i)));                                                        \
+      k::store(swiglu + i, k::apply(moe::SwiGlu{}, k::load(gate + i), k::load(up + i)));                   \
+    }                                                                                                      \
   }
 MOE_TEST_ELEMENTWISE(scalar, )
 #if MOE_X86
@@ -185,7 +185,7 @@ TEST_CASE("SwiGlu gives the bits of the scalar text on every instruction set") {
   std::vector<float> gate = sweep(), up(gate.rbegin(), gate.rend());
   std::vector<float> found = gate, expected = gate, unused = gate;
   for (std::size_t i = 0; i < gate.size(); ++i) {
-    if (std::isnan(moe::SwiGlu{}(gate[i], up[i]))) gate[i] = up[i] = 1;   // infinity times zero
+    if (std::isnan(moe::SwiGlu{}(gate[i], up[i]))) gate[i] = up[i] = 1;  // infinity times zero
     expected[i] = moe::SwiGlu{}(gate[i], up[i]);
   }
   for (const Isa isa : available_isas()) {
@@ -203,7 +203,8 @@ TEST_CASE("exp of NaN is NaN on every instruction set") {
   }
 }
 
-TEST_CASE_TEMPLATE("up products give the same bits on every instruction set", F, float, moe::bf16, moe::f16, moe::q8_0) {
+TEST_CASE_TEMPLATE("up products give the same bits on every instruction set", F, float, moe::bf16, moe::f16,
+                   moe::q8_0) {
   up_is_the_same_everywhere<F, moe::SwiGlu>();
 }
 TEST_CASE("ungated up products give the same bits on every instruction set") {
@@ -212,13 +213,13 @@ TEST_CASE("ungated up products give the same bits on every instruction set") {
 TEST_CASE("a user's activation gives the same bits on every instruction set") {
   up_is_the_same_everywhere<float, Mine>();
 }
-TEST_CASE_TEMPLATE("down products give the same bits on every instruction set", F, float, moe::bf16, moe::f16, moe::q8_0) {
+TEST_CASE_TEMPLATE("down products give the same bits on every instruction set", F, float, moe::bf16, moe::f16,
+                   moe::q8_0) {
   for_odd_shapes([](int inputs, int outputs, int rows) {
     for (const bool biased : {false, true}) {
       const auto run = [&](Isa isa) {
-        return bits(run_product<F>(inputs, outputs, rows, false, biased, [&](const moe::cpu::Product& p) {
-          moe::cpu::down_kernel<F>(isa)(p);
-        }));
+        return bits(run_product<F>(inputs, outputs, rows, false, biased,
+                                   [&](const moe::cpu::Product& p) { moe::cpu::down_kernel<F>(isa)(p); }));
       };
       for (const Isa isa : available_isas()) CHECK(run(isa) == run(Isa::scalar));
     }
@@ -229,14 +230,16 @@ TEST_CASE("dot products give the same bits on every instruction set") {
   for (int n = 0; n <= 200; ++n) {
     const std::vector<float> a = random.reals(n), b = random.reals(n);
     for (const Isa isa : available_isas())
-      CHECK(moe::cpu::dot_kernel(isa)(a.data(), b.data(), n) == moe::cpu::dot_kernel(Isa::scalar)(a.data(), b.data(), n));
+      CHECK(moe::cpu::dot_kernel(isa)(a.data(), b.data(), n) ==
+            moe::cpu::dot_kernel(Isa::scalar)(a.data(), b.data(), n));
   }
 }
 TEST_CASE("sums over slots give the same bits on every instruction set and write no column too many") {
   oracle::Random random(82);
   const std::vector<moe::Slot> slots{{2, 0.3f}, {-1, 5}, {4, 0.7f}, {0, 0.1f}, {5, 3}};
   for (int n = 0; n <= 70; ++n) {
-    const std::vector<float> partial = random.reals(5 * ((n + 31) / 32 * 32 + 32)), x = random.reals(n), before = random.reals(n);
+    const std::vector<float> partial = random.reals(5 * ((n + 31) / 32 * 32 + 32)), x = random.reals(n),
+                             before = random.reals(n);
     for (const bool add : {false, true}) {
       const auto run = [&](Isa isa) {
         std::vector<float> y = before;

@@ -1,12 +1,11 @@
 // The fork-join pool: every task once, whoever calls, however late workers wake.
-#include <moe/cpu/threads.hpp>
+#include <doctest/doctest.h>
 
 #include <atomic>
 #include <chrono>
+#include <moe/cpu/threads.hpp>
 #include <thread>
 #include <vector>
-
-#include <doctest/doctest.h>
 
 using moe::ThreadPool;
 using std::chrono::microseconds;
@@ -90,7 +89,7 @@ TEST_CASE("a single task runs on the caller") {
 TEST_CASE("other threads take tasks too") {
   ThreadPool pool(2);
   std::atomic<int> inside{0};
-  pool.run(2, [&](int) {   // each task waits for the other: only two threads can finish this
+  pool.run(2, [&](int) {  // each task waits for the other: only two threads can finish this
     ++inside;
     while (inside < 2) std::this_thread::yield();
   });
@@ -113,7 +112,7 @@ TEST_CASE("an idle pool can be destroyed, asleep or not") {
       std::this_thread::sleep_for(microseconds{wait});
     }
   }
-  CHECK(ran == 2 * 25 * 8);   // reached: no destructor waits for ever
+  CHECK(ran == 2 * 25 * 8);  // reached: no destructor waits for ever
 }
 TEST_CASE("what tasks write is seen by the caller") {
   ThreadPool pool(4);

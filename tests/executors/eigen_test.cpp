@@ -11,7 +11,8 @@ using Mixed = moe::expert_format<moe::q8_0, moe::f16>;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("EigenReference agrees with the oracle within rounding", Format, float, moe::bf16, moe::f16, moe::q8_0, Mixed) {
+TEST_CASE_TEMPLATE("EigenReference agrees with the oracle within rounding", Format, float, moe::bf16, moe::f16,
+                   moe::q8_0, Mixed) {
   executor_laws::agrees_with_oracle<Format>(EigenReference{});
 }
 TEST_CASE_TEMPLATE("EigenReference adds biases", Format, float, moe::bf16, moe::f16, moe::q8_0, Mixed) {
@@ -20,10 +21,12 @@ TEST_CASE_TEMPLATE("EigenReference adds biases", Format, float, moe::bf16, moe::
 TEST_CASE_TEMPLATE("EigenReference computes ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0, Mixed) {
   executor_laws::computes_ungated_experts<Format>(EigenReference{});
 }
-TEST_CASE_TEMPLATE("EigenReference adds biases of ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0, Mixed) {
+TEST_CASE_TEMPLATE("EigenReference adds biases of ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0,
+                   Mixed) {
   executor_laws::adds_biases_of_ungated_experts<Format>(EigenReference{});
 }
-TEST_CASE_TEMPLATE("EigenReference applies weights to the input when the form says so", Format, float, moe::bf16, moe::f16, moe::q8_0, Mixed) {
+TEST_CASE_TEMPLATE("EigenReference applies weights to the input when the form says so", Format, float, moe::bf16,
+                   moe::f16, moe::q8_0, Mixed) {
   executor_laws::applies_weights_to_the_input<Format>(EigenReference{});
 }
 TEST_CASE("EigenReference computes nothing for no tokens") {
@@ -53,6 +56,4 @@ TEST_CASE("EigenReference adds to the result when asked") {
 TEST_CASE("EigenReference multiplies gates within rounding") {
   executor_laws::linear_agrees_with_oracle(EigenReference{});
 }
-TEST_CASE("EigenReference calls every row once") {
-  executor_laws::rows_visits_every_index_once(EigenReference{});
-}
+TEST_CASE("EigenReference calls every row once") { executor_laws::rows_visits_every_index_once(EigenReference{}); }

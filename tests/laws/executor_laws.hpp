@@ -2,9 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
-
 #include <moe/concepts.hpp>
+#include <vector>
 
 #include "problem.hpp"
 
@@ -179,7 +178,7 @@ void adds_the_input_for_identities(const X& executor) {
   oracle::Random random(6);
   Problem<float> p({.tokens = 4, .experts = 3, .k = 2}, random);
   p.layer.identities = 2;
-  Table table = random_table(random, 4, 2, 6);   // ids 3 and 4 are identities, 5 is nothing
+  Table table = random_table(random, 4, 2, 6);  // ids 3 and 4 are identities, 5 is nothing
   const auto storage = p.storage();
   check_rows(p, table, run(executor, p, table, storage.table(), ExpertForm<SwiGlu>{}));
 }
@@ -227,7 +226,8 @@ void linear_agrees_with_oracle(const X& executor) {
       std::vector<oracle::Value> expected, expected_biased;
       for (int i = 0; i < n; ++i) {
         expected.push_back(oracle::dot(w.data() + i * inputs, oracle::exact(x.data() + t * inputs, inputs)));
-        expected_biased.push_back(expected.back() + oracle::Value{static_cast<double>(bias[static_cast<std::size_t>(i)])});
+        expected_biased.push_back(expected.back() +
+                                  oracle::Value{static_cast<double>(bias[static_cast<std::size_t>(i)])});
       }
       CHECK(first_outside(view(plain, n).row(t), expected) == -1);
       CHECK(first_outside(view(biased, n).row(t), expected_biased) == -1);

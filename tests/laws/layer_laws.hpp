@@ -1,11 +1,10 @@
 // The whole layer on random configurations: gate, choices and result against the oracle, within its bounds.
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include <moe/layer.hpp>
 #include <moe/routers/top_k.hpp>
+#include <string>
+#include <vector>
 
 #include "problem.hpp"
 
@@ -15,8 +14,13 @@ namespace layer_laws {
 struct Configuration {
   explicit Configuration(oracle::Random& r) {
     const int experts = r.below(20) == 0 ? r.between(100, 300) : r.between(1, 12);
-    setup = {.tokens = r.between(0, 6), .hidden = r.between(1, 48), .ffn = r.between(1, 48), .experts = experts,
-             .k = r.between(1, std::min(experts, 5)), .gated = r.coin(), .biased = r.coin()};
+    setup = {.tokens = r.between(0, 6),
+             .hidden = r.between(1, 48),
+             .ffn = r.between(1, 48),
+             .experts = experts,
+             .k = r.between(1, std::min(experts, 5)),
+             .gated = r.coin(),
+             .biased = r.coin()};
     rule.score = static_cast<oracle::Score>(r.below(3));
     rule.divide = static_cast<oracle::Divide>(r.below(3));
     if (rule.divide == oracle::Divide::by_sum) rule.epsilon = r.coin() ? 0.125 : 0;
@@ -33,13 +37,16 @@ struct Configuration {
     n.epsilon = static_cast<float>(rule.epsilon);
     n.floor = static_cast<float>(rule.floor);
     n.power = static_cast<float>(rule.power);
-    return {.experts = setup.experts, .k = setup.k, .score = static_cast<moe::Score>(rule.score), .normalise = n,
+    return {.experts = setup.experts,
+            .k = setup.k,
+            .score = static_cast<moe::Score>(rule.score),
+            .normalise = n,
             .scale = static_cast<float>(rule.scale)};
   }
   std::string text() const {
     const auto n = [](auto value) { return std::to_string(value) + " "; };
-    return "T H F E K " + n(setup.tokens) + n(setup.hidden) + n(setup.ffn) + n(setup.experts) + n(setup.k) + "gated biased " +
-           n(setup.gated) + n(setup.biased) + "score divide " + n(static_cast<int>(rule.score)) +
+    return "T H F E K " + n(setup.tokens) + n(setup.hidden) + n(setup.ffn) + n(setup.experts) + n(setup.k) +
+           "gated biased " + n(setup.gated) + n(setup.biased) + "score divide " + n(static_cast<int>(rule.score)) +
            n(static_cast<int>(rule.divide)) + n(rule.epsilon) + n(rule.floor) + n(rule.power) + "on input " +
            n(weight_on_input) + "own logits " + n(own_logits) + "rows at once " + n(rows_at_once);
   }
@@ -71,7 +78,8 @@ struct Watch {
 /// The first thing that is wrong, or nothing. Choices are checked on the logits that the layer computed, so that no
 /// rounding of the gate can turn a near tie.
 template <class Format>
-std::string first_fault(const Configuration& c, const Problem<Format>& p, const Seen& seen, const std::vector<float>& y) {
+std::string first_fault(const Configuration& c, const Problem<Format>& p, const Seen& seen,
+                        const std::vector<float>& y) {
   const Setup& s = c.setup;
   if (seen.logits.size() != static_cast<std::size_t>(s.tokens * s.experts)) return "number of logits";
   for (int t = 0; t < s.tokens; ++t) {

@@ -3,11 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <moe/concepts.hpp>
 #include <numeric>
 #include <set>
 #include <vector>
-
-#include <moe/concepts.hpp>
 
 #include "problem.hpp"
 
@@ -96,7 +95,7 @@ void ties_go_to_the_lower_id(const R& router) {
     for (std::size_t k = 1; k < found.size(); ++k)
       if (logit(found[k - 1]) == logit(found[k])) CHECK(found[k - 1] < found[k]);
     if (found.empty()) return;
-    for (int e = 0; e < found.back(); ++e)   // who equals the last choice and was not chosen has a higher id
+    for (int e = 0; e < found.back(); ++e)  // who equals the last choice and was not chosen has a higher id
       if (logit(e) == logit(found.back())) CHECK(std::count(found.begin(), found.end(), e) == 1);
   });
 }
@@ -139,7 +138,7 @@ void survives_every_pattern(const R& router) {
       sound = sound && std::isfinite(s.weight) && s.weight >= 0;
       seen |= s.expert >= 0 && s.expert < 8 ? 1u << s.expert : 0u;
     }
-    if (!sound) CHECK(sound);   // one assertion for each bad pattern, not 65536
+    if (!sound) CHECK(sound);  // one assertion for each bad pattern, not 65536
   }
 }
 template <class R>
@@ -196,7 +195,8 @@ void picks_only_what_is_allowed(const R& router) {
 template <class R>
 void nothing_allowed_gives_no_slot(const R& router) {
   const std::vector<std::uint32_t> mask(static_cast<std::size_t>(router.num_experts() + 31) / 32, 0u);
-  CHECK(choose(router, std::vector<float>(static_cast<std::size_t>(router.num_logits()), 1.0f), -1, mask.data()).empty());
+  CHECK(
+      choose(router, std::vector<float>(static_cast<std::size_t>(router.num_logits()), 1.0f), -1, mask.data()).empty());
 }
 
 /// Weights against the oracle's text of the same rule.

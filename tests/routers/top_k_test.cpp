@@ -39,7 +39,11 @@ void for_every_router(const Law& law) {
       CAPTURE(i);
       CAPTURE(experts);
       CAPTURE(k);
-      law(TopK{.experts = experts, .k = k, .score = rules[i].score, .normalise = rules[i].normalise, .scale = rules[i].scale});
+      law(TopK{.experts = experts,
+               .k = k,
+               .score = rules[i].score,
+               .normalise = rules[i].normalise,
+               .scale = rules[i].scale});
     }
 }
 template <class Law>
@@ -48,7 +52,8 @@ void for_eight_experts(const Law& law) {
     for (const int k : {1, 2, 8}) {
       CAPTURE(i);
       CAPTURE(k);
-      law(TopK{.experts = 8, .k = k, .score = rules[i].score, .normalise = rules[i].normalise, .scale = rules[i].scale});
+      law(TopK{
+          .experts = 8, .k = k, .score = rules[i].score, .normalise = rules[i].normalise, .scale = rules[i].scale});
     }
 }
 
@@ -103,7 +108,8 @@ TEST_CASE("TopK gives the weights of the oracle") {
     for (const auto& [experts, k] : {std::pair{1, 1}, {2, 2}, {8, 2}, {8, 8}, {33, 5}, {300, 4}}) {
       CAPTURE(&rule - rules);
       router_laws::weights_agree_with_oracle(
-          TopK{.experts = experts, .k = k, .score = rule.score, .normalise = rule.normalise, .scale = rule.scale}, rule.same);
+          TopK{.experts = experts, .k = k, .score = rule.score, .normalise = rule.normalise, .scale = rule.scale},
+          rule.same);
     }
 }
 
@@ -129,7 +135,8 @@ TEST_CASE("TopK treats an infinite logit as the largest number") {
   CHECK(ids(choose(TopK{.experts = 3, .k = 2}, {1, most, infinity})) == std::vector<int>{1, 2});
 }
 TEST_CASE("TopK with infinite logits shares the weight among them") {
-  CHECK(weights(choose(TopK{.experts = 4, .k = 3}, {infinity, 3, infinity, -infinity})) == std::vector<float>{0.5f, 0.5f, 0});
+  CHECK(weights(choose(TopK{.experts = 4, .k = 3}, {infinity, 3, infinity, -infinity})) ==
+        std::vector<float>{0.5f, 0.5f, 0});
 }
 TEST_CASE("TopK's scale multiplies the normalised weights") {
   const TopK router{.experts = 4, .k = 2, .score = Score::sigmoid, .normalise = Normalisation::by_sum(), .scale = 4};

@@ -14,9 +14,11 @@ inline vec exp(vec x) {
   const vec n = sub(fma(x, broadcast(k::log2e), broadcast(k::round_to_int)), broadcast(k::round_to_int));
   vec r = fma(n, broadcast(-k::ln2_high), x);
   r = fma(n, broadcast(-k::ln2_low), r);
-  vec p = broadcast(k::c[0]);
-  MOE_UNROLL
-  for (int i = 1; i < 6; ++i) p = fma(p, r, broadcast(k::c[i]));
+  vec p = fma(broadcast(k::c7), r, broadcast(k::c6));
+  p = fma(p, r, broadcast(k::c5));
+  p = fma(p, r, broadcast(k::c4));
+  p = fma(p, r, broadcast(k::c3));
+  p = fma(p, r, broadcast(k::c2));
   p = add(fma(p, mul(r, r), r), broadcast(1.0f));
   const ivec exponent = to_int(n), low = half(exponent);
   return mul(mul(p, power_of_two(low)), power_of_two(sub(exponent, low)));

@@ -1,12 +1,10 @@
 // EigenReference: the readable executor, every step a plain Eigen expression. Needs Eigen 3.4.
 #pragma once
 
-#include <span>
-
 #include <Eigen/Core>
-
 #include <moe/concepts.hpp>
 #include <moe/layout.hpp>
+#include <span>
 
 namespace moe {
 
@@ -34,7 +32,8 @@ struct EigenReference {
     for (int i = 0; i < n; ++i) row(i);
   }
 
-  void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias, View<float> out) const {
+  void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias,
+              View<float> out) const {
     for (int t = 0; t < in.rows; ++t)
       for (int n = 0; n < weight.rows; ++n)
         out.row(t)[n] = vector(weight.row(n)).dot(vector(in.row(t))) + (bias == nullptr ? 0.0f : bias[n]);
@@ -82,7 +81,7 @@ struct EigenReference {
     Vector bias;
   };
   struct Expert {
-    Projection gate, up, down;   // [F,H] [F,H] [H,F]
+    Projection gate, up, down;  // [F,H] [F,H] [H,F]
   };
   static Eigen::Map<const Vector> vector(Row<const float> row) { return {row.data(), row.size()}; }
   static Eigen::Map<Vector> vector(Row<float> row) { return {row.data(), row.size()}; }
@@ -102,7 +101,7 @@ struct EigenReference {
   static Expert unpack(const std::byte* record, const ExpertShape& s) {
     using Formats = projection_formats<Format>;
     const RecordOffsets o = layout::offsets<Format>(s);
-    const auto up = [&](int side, int sides) {   // panels of gate and up alternate
+    const auto up = [&](int side, int sides) {  // panels of gate and up alternate
       return projection<typename Formats::up>(record + o.up, side, sides, s.ffn, s.hidden,
                                               s.biased ? record + o.up_bias : nullptr);
     };
@@ -111,7 +110,8 @@ struct EigenReference {
                                                s.biased ? record + o.down_bias : nullptr)};
   }
   template <class Format>
-  static Projection projection(const std::byte* panels, int side, int sides, int rows, int cols, const std::byte* bias) {
+  static Projection projection(const std::byte* panels, int side, int sides, int rows, int cols,
+                               const std::byte* bias) {
     const auto at = [&](int i) { return (i / layout::width * sides + side) * layout::width + i % layout::width; };
     Projection p{Eigen::MatrixXf(rows, cols), Vector::Zero(rows)};
     for (int i = 0; i < rows; ++i) {

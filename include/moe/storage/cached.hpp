@@ -70,7 +70,7 @@ struct CacheState {
     const std::lock_guard lock(mutex);
     if (slots.empty()) cut(round_up(bytes, page_alignment));
     if (bytes > record_bytes)
-      raise(Error("moe::Cached", "bytes of a record", "at most " + std::to_string(record_bytes) + ", the slots of this cache",
+      raise(Error("moe::Cached", "bytes of a record", concat("at most ", record_bytes, ", the slots of this cache"),
                   std::to_string(bytes)));
     places.emplace_back(static_cast<std::size_t>(experts), nullptr);
     loading.push_back(0);
@@ -150,7 +150,7 @@ struct CacheState {
   void cut(std::size_t bytes) {
     const std::size_t count = bytes == 0 ? 0 : budget_bytes / bytes;
     if (count == 0)
-      raise(Error("moe::ExpertCache", "budget in bytes", "at least one record, " + std::to_string(bytes), std::to_string(budget_bytes)));
+      raise(Error("moe::ExpertCache", "budget in bytes", concat("at least one record, ", bytes), std::to_string(budget_bytes)));
     record_bytes = bytes;
     memory = Buffer(count * bytes);
     slots.resize(count);
@@ -306,7 +306,7 @@ class Cached {
     for (const ExpertNeed& need : todo) {
       const detail::CacheSlot* slot = place(need);
       if (slot == nullptr || slot->phase != detail::Phase::failed || slot->claim != wave) continue;
-      const IoError error("expert " + std::to_string(need.expert) + ": " + slot->error->what());
+      const IoError error(concat("expert ", need.expert, ": ", slot->error->what()));
       member_->state->drop_claims(wave);
       raise(error);
     }

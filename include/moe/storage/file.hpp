@@ -182,7 +182,7 @@ class File {
   }
   void check_layer() const {
     if (layer_ < 0 || layer_ >= num_layers())
-      raise(Error(shared_->file.path(), "layer", "0 to " + std::to_string(num_layers() - 1), std::to_string(layer_)));
+      raise(Error(shared_->file.path(), "layer", concat("0 to ", num_layers() - 1), std::to_string(layer_)));
   }
 
   std::shared_ptr<const Shared> shared_;

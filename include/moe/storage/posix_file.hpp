@@ -90,13 +90,13 @@ class InputFile {
   /// Fills `to` with the bytes from `offset` on. Throws IoError on a fault of the disk, beyond the end, and when the
   /// file has become shorter since it was opened.
   void read(std::uint64_t offset, std::span<std::byte> to) const {
-    if (offset > size_ || to.size() > size_ - offset) fail(offset, to.size(), "only " + std::to_string(size_));
+    if (offset > size_ || to.size() > size_ - offset) fail(offset, to.size(), concat("only ", size_));
     const detail::Transfer got = detail::transfer_fully(to.size(), [&](std::size_t done) {
       return ::pread(fd_.get(), to.data() + done, to.size() - done, static_cast<off_t>(offset + done));
     });
-    if (got.error != 0) fail(offset, to.size(), std::strerror(got.error) + (" after " + std::to_string(got.bytes)));
+    if (got.error != 0) fail(offset, to.size(), concat(std::strerror(got.error), " after ", got.bytes));
     if (got.bytes != to.size())
-      fail(offset, to.size(), "the end of the file after " + std::to_string(got.bytes) + " (truncated since opened?)");
+      fail(offset, to.size(), concat("the end of the file after ", got.bytes, " (truncated since opened?)"));
   }
 
  private:
@@ -112,7 +112,7 @@ class InputFile {
 #endif
   }
   [[noreturn]] void fail(std::uint64_t offset, std::size_t bytes, const std::string& found) const {
-    raise(IoError(path_, "read at byte " + std::to_string(offset), std::to_string(bytes) + " bytes", found));
+    raise(IoError(path_, concat("read at byte ", offset), concat(bytes, " bytes"), found));
   }
 
   std::string path_;
@@ -128,7 +128,7 @@ class OutputFile {
   explicit OutputFile(std::string path) : path_(std::move(path)) {
     static std::atomic<unsigned> counter{0};
     do {
-      temporary_ = path_ + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+      temporary_ = concat(path_, ".tmp-", ::getpid(), "-", counter++);
       // O_EXCL and O_NOFOLLOW: never write through something that a stranger left under this name.
       fd_ = detail::Descriptor{::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666)};
     } while (!fd_.valid() && errno == EEXIST);

@@ -1,0 +1,15 @@
+// expect: moe::Router: `select` must be noexcept and return int
+#include "parts.hpp"
+
+struct Mine {
+#ifdef MOE_FAULT
+  void select(moe::Row<const float>, moe::Row<moe::Slot>) const noexcept {}
+#else
+  int select(moe::Row<const float>, moe::Row<moe::Slot>) const noexcept { return 0; }
+#endif
+  int num_logits() const noexcept { return 4; }
+  int num_experts() const noexcept { return 4; }
+  int max_slots() const noexcept { return 2; }
+};
+
+int main() { return parts::use(moe::MoELayer(parts::gate(), Mine{}, parts::Storage<>{}, parts::Executor{})); }

@@ -1,0 +1,13 @@
+// expect: moe::Router: needs `int num_logits() const noexcept`
+#include "parts.hpp"
+
+struct Mine {
+#ifndef MOE_FAULT
+  int num_logits() const noexcept { return 4; }
+#endif
+  int num_experts() const noexcept { return 4; }
+  int max_slots() const noexcept { return 2; }
+  int select(moe::Row<const float>, moe::Row<moe::Slot>) const noexcept { return 0; }
+};
+
+int main() { return parts::use(moe::MoELayer(parts::gate(), Mine{}, parts::Storage<>{}, parts::Executor{})); }

@@ -1,0 +1,16 @@
+// expect: moe::Shared: needs a resident `storage`, a `form` and `void weigh(const X&, Frame&, View<const float>) const`
+#include "parts.hpp"
+
+struct Mine {
+  parts::Storage<> storage;
+  moe::ExpertForm<moe::SwiGlu> form;
+#ifndef MOE_FAULT
+  template <class X>
+  void weigh(const X&, moe::Frame<>&, moe::View<const float>) const {}
+#endif
+};
+
+int main() {
+  return parts::use(moe::MoELayer(parts::gate(), parts::Router{}, parts::Storage<>{}, parts::Executor{},
+                                  moe::ExpertForm<moe::SwiGlu>{}, Mine{}));
+}

@@ -1,0 +1,15 @@
+// expect: moe::ExpertStorage: needs `using layout`, e.g. moe::PanelLayout
+#include "parts.hpp"
+
+struct Mine {
+  using memory = moe::host_memory;
+#ifndef MOE_FAULT
+  using layout = moe::PanelLayout;
+#endif
+  using formats = moe::formats<moe::bf16>;
+  moe::ExpertShape shape() const noexcept { return {8, 8, true, false}; }
+  int num_experts() const noexcept { return 4; }
+  moe::Row<const moe::ExpertRef> table() const noexcept { return {}; }
+};
+
+int main() { return parts::use(moe::MoELayer(parts::gate(), parts::Router{}, Mine{}, parts::Executor{})); }
