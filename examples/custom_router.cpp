@@ -41,16 +41,18 @@ struct PrintChoices {
 int main() {
   constexpr int hidden = 32, ffn = 64, experts = 6, tokens = 3;
   const std::vector<float> weights(ffn * hidden, 0.1f), x(tokens * hidden, 1.0f);
-  const std::vector<moe::ExpertMatrices> matrices(
-      experts, {.gate = {weights.data(), ffn, hidden}, .up = {weights.data(), ffn, hidden}, .down = {weights.data(), hidden, ffn}});
+  const std::vector<moe::ExpertMatrices> matrices(experts, {.gate = {weights.data(), ffn, hidden},
+                                                            .up = {weights.data(), ffn, hidden},
+                                                            .down = {weights.data(), hidden, ffn}});
   // Logits may come from the host application; then the layer needs no gate.
-  const std::vector<float> logits{9, 0, 0, 0, 0, 0,    // sure
-                                  2, 3, 0, 0, 0, 0,    // two candidates
-                                  0, 0, 0, 0, 0, 0};   // no idea
-  const moe::MoELayer layer{moe::NoGate{}, TopP{.experts = experts}, moe::Resident{moe::Packed<moe::f32>{{hidden, ffn}, matrices}},
-                            moe::Cpu{.threads = 1}};
+  const std::vector<float> logits{9, 0, 0, 0, 0, 0,   // sure
+                                  2, 3, 0, 0, 0, 0,   // two candidates
+                                  0, 0, 0, 0, 0, 0};  // no idea
+  const moe::MoELayer layer{moe::NoGate{}, TopP{.experts = experts},
+                            moe::Resident{moe::Packed<moe::f32>{{hidden, ffn}, matrices}}, moe::Cpu{.threads = 1}};
   moe::Workspace workspace{layer.workspace(tokens)};
   std::vector<float> y(x.size());
-  layer.forward({.x = {x.data(), tokens, hidden}, .y = {y.data(), tokens, hidden}, .logits = {logits.data(), tokens, experts}},
-                workspace, PrintChoices{});
+  layer.forward(
+      {.x = {x.data(), tokens, hidden}, .y = {y.data(), tokens, hidden}, .logits = {logits.data(), tokens, experts}},
+      workspace, PrintChoices{});
 }

@@ -26,7 +26,8 @@ void write_model(const std::string& path, const std::vector<float>& weights) {
   for (int l = 0; l < layers; ++l) {
     for (int e = 0; e < experts; ++e) {
       const float* at = weights.data() + (l * experts + e) * ffn * hidden;
-      matrices[static_cast<std::size_t>(l)].push_back({.gate = {at, ffn, hidden}, .up = {at, ffn, hidden}, .down = {at, hidden, ffn}});
+      matrices[static_cast<std::size_t>(l)].push_back(
+          {.gate = {at, ffn, hidden}, .up = {at, ffn, hidden}, .down = {at, hidden, ffn}});
     }
     sources.emplace_back(moe::ExpertShape{hidden, ffn}, matrices[static_cast<std::size_t>(l)]);
   }
@@ -41,7 +42,7 @@ int main() {
   const std::vector<float> gates = random_values(layers * experts * hidden);
 
   const moe::File<moe::bf16> file{path};
-  const moe::ExpertCache cache{{.bytes = 8 * moe::round_up(file.bytes(0), moe::page_alignment)}};   // of 32 experts
+  const moe::ExpertCache cache{{.bytes = 8 * moe::round_up(file.bytes(0), moe::page_alignment)}};  // of 32 experts
   const auto make = [&](int l) {
     return moe::MoELayer{moe::Linear{moe::View{gates.data() + l * experts * hidden, experts, hidden}},
                          moe::TopK{.experts = experts, .k = 2}, moe::Cached{cache, file.layer(l)}, moe::Cpu{}};
@@ -51,14 +52,15 @@ int main() {
 
   const std::vector<float> x = random_values(tokens * hidden);
   std::vector<float> y(hidden), z(hidden);
-  for (int t = 0; t < tokens; ++t) {   // one token at a time, as text is generated
+  for (int t = 0; t < tokens; ++t) {  // one token at a time, as text is generated
     first.forward({x.data() + t * hidden, 1, hidden}, {y.data(), 1, hidden}, workspace);
     second.forward({y.data(), 1, hidden}, {z.data(), 1, hidden}, workspace);
   }
 
   const moe::CacheStatistics figures = cache.statistics();
-  std::printf("%d of %d experts fit; %llu hits, %llu misses, %llu evictions, %llu bytes read\n", cache.slots(), layers * experts,
-              static_cast<unsigned long long>(figures.hits), static_cast<unsigned long long>(figures.misses),
-              static_cast<unsigned long long>(figures.evictions), static_cast<unsigned long long>(figures.bytes_read));
+  std::printf("%d of %d experts fit; %llu hits, %llu misses, %llu evictions, %llu bytes read\n", cache.slots(),
+              layers * experts, static_cast<unsigned long long>(figures.hits),
+              static_cast<unsigned long long>(figures.misses), static_cast<unsigned long long>(figures.evictions),
+              static_cast<unsigned long long>(figures.bytes_read));
   std::filesystem::remove(path);
 }

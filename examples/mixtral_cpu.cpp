@@ -30,14 +30,15 @@ int main() {
   std::vector<moe::ExpertMatrices> matrices;
   for (int e = 0; e < experts; ++e) {
     const int at = e * ffn * hidden;
-    matrices.push_back({.gate = {w1.data() + at, ffn, hidden}, .up = {w3.data() + at, ffn, hidden}, .down = {w2.data() + at, hidden, ffn}});
+    matrices.push_back({.gate = {w1.data() + at, ffn, hidden},
+                        .up = {w3.data() + at, ffn, hidden},
+                        .down = {w2.data() + at, hidden, ffn}});
   }
-  const moe::MoELayer layer{moe::Linear{moe::View{gate.data(), experts, hidden}},
-                            moe::TopK{.experts = experts, .k = 2},
-                            moe::Resident{moe::Packed<moe::bf16>{{hidden, ffn}, matrices}},
-                            moe::Cpu{}};
+  const moe::MoELayer layer{moe::Linear{moe::View{gate.data(), experts, hidden}}, moe::TopK{.experts = experts, .k = 2},
+                            moe::Resident{moe::Packed<moe::bf16>{{hidden, ffn}, matrices}}, moe::Cpu{}};
   moe::Workspace workspace{layer.workspace(tokens)};
   layer.forward({x.data(), tokens, hidden}, {y.data(), tokens, hidden}, workspace);
 
-  for (int t = 0; t < tokens; ++t) std::printf("token %d: y[0] = % .5f\n", t, static_cast<double>(y[static_cast<std::size_t>(t * hidden)]));
+  for (int t = 0; t < tokens; ++t)
+    std::printf("token %d: y[0] = % .5f\n", t, static_cast<double>(y[static_cast<std::size_t>(t * hidden)]));
 }

@@ -42,35 +42,37 @@ void Rotation::apply(int t, float* head) const {
 
 namespace {
 
-/// e^x for x <= 0 within 2 ulp, 0 for minus infinity's sake below -87; vectorises, unlike the library's.
+/// e^x for x <= 0 within 2 ulp, about 0 below -87. Cephes' polynomial as in moe::exp, but without fma, which a baseline
+/// build would call as a function: this one vectorises.
 float exp_of_negative(float x) {
-  using k = moe::ExpConstants;
   x = x < -87.0f ? -87.0f : x;
-  const float shifted = x * k::log2e + k::round_to_int;
-  const float n = shifted - k::round_to_int;
-  const float r = (x - n * k::ln2_high) - n * k::ln2_low;
-  float p = k::c[0];
-  for (int i = 1; i < 6; ++i) p = p * r + k::c[i];
-  p = p * (r * r) + r + 1.0f;
-  return p * std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) << 23) + (127u << 23));
+  const float shifted = x * 0x1.715476p+0f + 0x1.8p+23f;  // the nearest integer to x / ln 2, in the low bits
+  const float n = shifted - 0x1.8p+23f;
+  const float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+  float p = 1.9875691500e-4f;
+  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) {
+    p = p * r + c;
+  }
+  const float power_of_two = std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) << 23) + (127u << 23));
+  return (p * (r * r) + r + 1.0f) * power_of_two;
 }
 
-/// Softmax-weighted sum of values over the positions [first, end), block by block with a running maximum
-/// (Milakov & Gimelshein 2018): the order of the sums depends on the positions alone, not on how tokens came.
+/// Softmax-weighted sum of values over the first `end` positions that a query sees, block by block with a running
+/// maximum (Milakov & Gimelshein 2018): the order of the sums does not depend on how the tokens came.
 class HeadSum {
  public:
   HeadSum(const float* query, int width, float* out) : query_(query), width_(width), out_(out) {
     std::fill_n(out_, width_, 0.0f);
   }
 
-  void over(const KvCache& cache, int head_offset, int first, int end) {
-    for (int begin = first; begin < end; begin += block) {
+  /// The head's part of a row of keys or values begins at `offset`.
+  void over(const KvCache::Seen& seen, int offset, int end) {
+    for (int begin = 0; begin < end; begin += block) {
       const int count = std::min(block, end - begin);
-      score(cache, head_offset, begin, count);
-      for (int j = 0; j < count; ++j) {
-        const float* value = cache.value(begin + j) + head_offset;
-        for (int i = 0; i < width_; ++i) out_[i] += weights_[j] * value[i];
-      }
+      score(seen, offset, begin, count);
+      int i = 0;
+      for (; i + 16 <= width_; i += 16) add_values<16>(seen, offset + i, begin, count, out_ + i);
+      for (; i < width_; ++i) add_values<1>(seen, offset + i, begin, count, out_ + i);
     }
     for (int i = 0; i < width_; ++i) out_[i] /= sum_;
   }
@@ -78,16 +80,27 @@ class HeadSum {
  private:
   static constexpr int block = 64;
 
-  void score(const KvCache& cache, int head_offset, int begin, int count) {
+  void score(const KvCache::Seen& seen, int offset, int begin, int count) {
     const float scale = 1.0f / std::sqrt(static_cast<float>(width_));
     float largest = largest_;
     for (int j = 0; j < count; ++j) {
-      weights_[j] = dot(query_, cache.key(begin + j) + head_offset, width_) * scale;
+      weights_[j] = dot(query_, seen.key(begin + j) + offset, width_) * scale;
       largest = std::max(largest, weights_[j]);
     }
     if (largest > largest_) rescale(largest);
     for (int j = 0; j < count; ++j) weights_[j] = exp_of_negative(weights_[j] - largest_);
     for (int j = 0; j < count; ++j) sum_ += weights_[j];
+  }
+  /// out += weighted values of a block of positions, for so few columns that the sums stay in registers.
+  template <int columns>
+  void add_values(const KvCache::Seen& seen, int offset, int begin, int count, float* out) const {
+    float sums[columns];
+    std::copy_n(out, columns, sums);
+    for (int j = 0; j < count; ++j) {
+      const float* const value = seen.value(begin + j) + offset;
+      for (int c = 0; c < columns; ++c) sums[c] += weights_[j] * value[c];
+    }
+    std::copy_n(sums, columns, out);
   }
   void rescale(float largest) {
     const float factor = exp_of_negative(largest_ - largest);
@@ -115,9 +128,13 @@ void clamp(Rows rows, float limit) {
 // ---- Attention
 
 Attention::Attention(const moe::io::ModelConfig& config, const moe::Cpu& cpu, int most_rows)
-    : config_(config), cpu_(cpu), rotation_(config.head_dim, config.rope_theta, most_rows),
-      queries_(most_rows, config.heads * config.head_dim), keys_(most_rows, config.kv_heads * config.head_dim),
-      values_(most_rows, config.kv_heads * config.head_dim), attended_(most_rows, config.heads * config.head_dim) {}
+    : config_(config),
+      cpu_(cpu),
+      rotation_(config.head_dim, config.rope_theta, most_rows),
+      queries_(most_rows, config.heads * config.head_dim),
+      keys_(most_rows, config.kv_heads * config.head_dim),
+      values_(most_rows, config.kv_heads * config.head_dim),
+      attended_(most_rows, config.heads * config.head_dim) {}
 
 void Attention::begin(int first_position, int rows) {
   first_position_ = first_position;
@@ -169,7 +186,7 @@ void Attention::attend(const KvCache& cache, Rows queries, Rows out) const {
     const int t = task / heads, head = task % heads, position = first_position_ + t;
     const int first = config_.sliding_window ? std::max(0, position - *config_.sliding_window + 1) : 0;
     HeadSum sum(queries.row(t).data() + head * width, width, out.row(t).data() + head * width);
-    sum.over(cache, head / queries_per_key * width, first, position + 1);
+    sum.over(cache.seen_from(first), head / queries_per_key * width, position + 1 - first);
   });
 }
 

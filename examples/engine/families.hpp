@@ -29,8 +29,8 @@ inline moe::TopK router_of(const moe::io::ModelConfig& c) {
 template <class Storage, class Executor, class Observer>
 std::unique_ptr<moe::AnyLayer<>> make_block(const moe::io::ModelConfig& config, moe::View<const float> gate,
                                             Storage storage, Executor executor, Observer observer) {
-  return moe::erase(
-      moe::MoELayer{moe::Linear{gate}, router_of(config), std::move(storage), std::move(executor)}, observer);
+  return moe::erase(moe::MoELayer{moe::Linear{gate}, router_of(config), std::move(storage), std::move(executor)},
+                    observer);
 }
 
 }  // namespace engine

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -19,25 +20,38 @@ class KvCache {
 
   /// Makes room for the positions before `end`.
   void reserve(int end) {
-    const auto wanted = static_cast<std::size_t>(end);
-    const std::size_t floats = (rows_ ? std::min(*rows_, wanted) : wanted) * width_;
+    const std::size_t floats = std::min(rows_, static_cast<std::size_t>(end)) * width_;
     if (floats <= keys_.size()) return;
     keys_.resize(floats);
     values_.resize(floats);
   }
 
-  float* key(int position) noexcept { return keys_.data() + offset(position); }
-  float* value(int position) noexcept { return values_.data() + offset(position); }
-  const float* key(int position) const noexcept { return keys_.data() + offset(position); }
-  const float* value(int position) const noexcept { return values_.data() + offset(position); }
+  float* key(int position) noexcept { return keys_.data() + row(position) * width_; }
+  float* value(int position) noexcept { return values_.data() + row(position) * width_; }
+
+  /// What a token sees: the positions from `first` on, counted from 0.
+  class Seen {
+   public:
+    const float* key(int i) const noexcept { return cache_->keys_.data() + offset(i); }
+    const float* value(int i) const noexcept { return cache_->values_.data() + offset(i); }
+
+   private:
+    friend class KvCache;
+    Seen(const KvCache& cache, std::size_t first_row) noexcept : cache_(&cache), first_row_(first_row) {}
+    std::size_t offset(int i) const noexcept {  // a division for every key would cost more than its product
+      const std::size_t at = first_row_ + static_cast<std::size_t>(i);
+      return (at < cache_->rows_ ? at : at - cache_->rows_) * cache_->width_;
+    }
+    const KvCache* cache_;
+    std::size_t first_row_;
+  };
+  Seen seen_from(int first) const noexcept { return {*this, row(first)}; }
 
  private:
-  std::size_t offset(int position) const noexcept {
-    const auto p = static_cast<std::size_t>(position);
-    return (rows_ ? p % *rows_ : p) * width_;
-  }
+  std::size_t row(int position) const noexcept { return static_cast<std::size_t>(position) % rows_; }
+
   std::size_t width_;
-  std::optional<std::size_t> rows_;  // of a cache that rolls
+  std::size_t rows_ = std::numeric_limits<std::size_t>::max();
   std::vector<float> keys_, values_;
 };
 

@@ -79,7 +79,9 @@ Backbone load_backbone(const Checkpoint& checkpoint) {
 }
 
 Model::Model(const std::filesystem::path& directory, const Options& options, const LoadProgress& progress)
-    : checkpoint_(std::make_shared<const Checkpoint>(directory)), cpu_(options.cpu),
-      backbone_(load_backbone(*checkpoint_)), experts_(checkpoint_, options, progress) {}
+    : checkpoint_(std::make_shared<const Checkpoint>(directory)),
+      cpu_(options.cpu),
+      backbone_(load_backbone(*checkpoint_)),
+      experts_(checkpoint_, options, progress) {}
 
 }  // namespace engine

@@ -29,7 +29,8 @@ struct CountPicks {
 
 MoeStack::MoeStack(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const Options& options,
                    const LoadProgress& progress)
-    : checkpoint_(std::move(checkpoint)), cpu_(options.cpu),
+    : checkpoint_(std::move(checkpoint)),
+      cpu_(options.cpu),
       format_(options.format.value_or(format_of(checkpoint_->default_format()))) {
   if (options.storage.cache_bytes) cache_.emplace(moe::CacheOptions{.bytes = *options.storage.cache_bytes});
   with_format(format_, [&]<class F>(std::type_identity<F>) { add_layers<F>(progress); });

@@ -8,8 +8,11 @@
 namespace engine {
 
 Sequence::Sequence(const Model& model)
-    : model_(model), attention_(model.config(), model.cpu(), batch), workspace_(model.experts().workspace(batch)),
-      hidden_(batch, model.config().hidden), normed_(batch, model.config().hidden),
+    : model_(model),
+      attention_(model.config(), model.cpu(), batch),
+      workspace_(model.experts().workspace(batch)),
+      hidden_(batch, model.config().hidden),
+      normed_(batch, model.config().hidden),
       update_(batch, model.config().hidden) {
   const moe::io::ModelConfig& c = model.config();
   caches_.assign(static_cast<std::size_t>(c.layers), KvCache(c.kv_heads * c.head_dim, c.sliding_window, batch));

@@ -24,9 +24,9 @@ class Sequence {
 
   explicit Sequence(const Model& model);
 
-  /// Appends tokens and returns logits [tokens or 1, V], valid until the next call. Throws moe::Error for ids outside the
-  /// vocabulary and at the end of the model's positions (models with a sliding window have no end), and what a storage
-  /// throws; then the sequence must be restarted.
+  /// Appends tokens and returns logits [tokens or 1, V], valid until the next call. Throws moe::Error for ids outside
+  /// the vocabulary and at the end of the model's positions (models with a sliding window have no end), and what a
+  /// storage throws; then the sequence must be restarted.
   ConstRows append(std::span<const int> tokens, LogitsOf which);
   /// Forgets the text.
   void restart() noexcept { position_ = 0; }

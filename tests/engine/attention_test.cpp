@@ -43,7 +43,8 @@ void rotate(std::span<double> head, int position, double theta) {
   const std::size_t half = head.size() / 2;
   const Row64 old(head.begin(), head.end());
   for (std::size_t i = 0; i < head.size(); ++i) {
-    const double angle = position * std::pow(theta, -2.0 * static_cast<double>(i % half) / static_cast<double>(head.size()));
+    const double angle =
+        position * std::pow(theta, -2.0 * static_cast<double>(i % half) / static_cast<double>(head.size()));
     const double turned = i < half ? -old[i + half] : old[i - half];
     head[i] = old[i] * std::cos(angle) + turned * std::sin(angle);
   }
@@ -207,7 +208,8 @@ TEST_CASE("a model without a window ends with its positions, clearly") {
   const engine::Model model(folder.path(), {});
   engine::Sequence sequence(model);
   const std::vector<int> tokens(64, 1), one{1}, outside{40};
-  CHECK_THROWS_WITH_AS(sequence.append(outside, engine::LogitsOf::last_token), doctest::Contains("0 to 39"), moe::Error);
+  CHECK_THROWS_WITH_AS(sequence.append(outside, engine::LogitsOf::last_token), doctest::Contains("0 to 39"),
+                       moe::Error);
   sequence.append(tokens, engine::LogitsOf::last_token);
   CHECK_THROWS_WITH_AS(sequence.append(one, engine::LogitsOf::last_token), doctest::Contains("at most 64"), moe::Error);
   sequence.restart();

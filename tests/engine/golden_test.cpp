@@ -14,7 +14,9 @@ engine::Options with(engine::Format format, const std::string& storage = "reside
 
 struct Case {
   explicit Case(const std::string& family)
-      : folder(golden / family), full(folder / "full.safetensors"), tokens(token_ids(full)),
+      : folder(golden / family),
+        full(folder / "full.safetensors"),
+        tokens(token_ids(full)),
         logits(tensor<float>(full, "logits")) {}
   std::filesystem::path folder;
   moe::io::SafetensorsFile full;

@@ -96,8 +96,8 @@ void check_layer(const std::string& found_path, const std::filesystem::path& exp
   };
   CHECK(off("router_logits") <= 2e-5);
   const double output = off("output");
-  MESSAGE(expected_path.parent_path().filename().string(), "/", expected_path.filename().string(), " output differs by ",
-          output);
+  MESSAGE(expected_path.parent_path().filename().string(), "/", expected_path.filename().string(),
+          " output differs by ", output);
   CHECK(output <= 2e-5);
   CHECK(found.at("topk_ids").shape == expected.at("topk_ids").shape);
   const std::vector<Choice> a = choices(found), b = choices(expected);
@@ -273,7 +273,8 @@ TEST_CASE("perplexity scores every byte but the first once, in windows") {
     std::vector<int> window(text.begin() + begin, text.begin() + end);
     const std::vector<float> logits = logits_in_steps(sequence, window, window.size());
     for (; scored < end; ++scored) {
-      const std::span<const float> row = std::span(logits).subspan(static_cast<std::size_t>(scored - begin - 1) * 256, 256);
+      const std::span<const float> row =
+          std::span(logits).subspan(static_cast<std::size_t>(scored - begin - 1) * 256, 256);
       double sum = 0;
       for (const float logit : row) sum += std::exp(double{logit});
       bits += std::log2(sum / std::exp(double{row[static_cast<std::size_t>(text[static_cast<std::size_t>(scored)])]}));
@@ -304,7 +305,8 @@ TEST_CASE("perplexity refuses what it cannot score") {
 TEST_CASE("inspect prints a model, a file and an index") {
   const Shell shell;
   const std::string text = shell.accepts("inspect " + (golden / "qwen3_moe").string());
-  for (const char* part : {"qwen3_moe", "12 a layer", "8 a token", "f32", "bytes"}) CHECK(io_test::contains(text, part));
+  for (const char* part : {"qwen3_moe", "12 a layer", "8 a token", "f32", "bytes"})
+    CHECK(io_test::contains(text, part));
   const Json json = Json::parse(shell.accepts("inspect --json " + (golden / "mixtral").string()));
   CHECK(json["family"] == "mixtral");
   CHECK(json["layers"] == 2);
@@ -321,7 +323,8 @@ TEST_CASE("inspect prints a model, a file and an index") {
   for (const char* name : {"input", "output", "router_logits", "topk_ids", "topk_weights"}) {
     index["weight_map"][name] = "one.safetensors";
   }
-  CHECK(io_test::contains(shell.accepts("inspect " + shell.write("all.index.json", index.dump())), "5 tensors in 1 file"));
+  CHECK(io_test::contains(shell.accepts("inspect " + shell.write("all.index.json", index.dump())),
+                          "5 tensors in 1 file"));
 }
 
 TEST_CASE("inspect refuses bad files with one message") {

@@ -126,9 +126,10 @@ class RandomModel {
   }
   void add_attention(const moe::io::ModelConfig& c, const std::string& prefix) {
     const int queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
-    for (const auto& [name, rows, cols] :
-         {std::tuple{"q_proj", queries, c.hidden}, {"k_proj", keys, c.hidden}, {"v_proj", keys, c.hidden},
-          {"o_proj", c.hidden, queries}}) {
+    for (const auto& [name, rows, cols] : {std::tuple{"q_proj", queries, c.hidden},
+                                           {"k_proj", keys, c.hidden},
+                                           {"v_proj", keys, c.hidden},
+                                           {"o_proj", c.hidden, queries}}) {
       add(prefix + name + ".weight", rows, cols);
       if (c.attention_bias) add(prefix + name + ".bias", rows);
     }
@@ -146,10 +147,18 @@ class RandomModel {
 
 /// A config of `family` with two layers, 32 wide, and a vocabulary of 40.
 inline moe::io::Json small_config(const std::string& family) {
-  return {{"model_type", family},      {"num_hidden_layers", 2},    {"hidden_size", 32},
-          {"vocab_size", 40},          {"intermediate_size", 24},   {"moe_intermediate_size", 16},
-          {"num_attention_heads", 4},  {"num_key_value_heads", 2},  {"rope_theta", 10000.0},
-          {"rms_norm_eps", 1e-5},      {"num_experts", 6},          {"num_experts_per_tok", 2},
+  return {{"model_type", family},
+          {"num_hidden_layers", 2},
+          {"hidden_size", 32},
+          {"vocab_size", 40},
+          {"intermediate_size", 24},
+          {"moe_intermediate_size", 16},
+          {"num_attention_heads", 4},
+          {"num_key_value_heads", 2},
+          {"rope_theta", 10000.0},
+          {"rms_norm_eps", 1e-5},
+          {"num_experts", 6},
+          {"num_experts_per_tok", 2},
           {"max_position_embeddings", 64}};
 }
 

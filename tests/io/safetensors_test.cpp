@@ -287,23 +287,6 @@ TEST_CASE("what is not a regular file is refused without waiting") {
   CHECK(contains(message_of([&] { SafetensorsFile file(folder / "none"); }), "No such file"));
 }
 
-TEST_CASE("short transfers go on, EINTR is tried again, faults and the end stop") {
-  using moe::io::detail::transfer_fully;
-  int calls = 0;
-  const auto by_threes = transfer_fully(10, [&](std::size_t done) -> ssize_t {
-    if (++calls % 2 == 1) return errno = EINTR, -1;
-    return static_cast<ssize_t>(std::min<std::size_t>(3, 10 - done));
-  });
-  CHECK(by_threes.bytes == 10);
-  CHECK(calls == 8);
-  const auto broken = transfer_fully(10, [&](std::size_t done) -> ssize_t { return done < 4 ? 4 : (errno = EIO, -1); });
-  CHECK(broken.bytes == 4);
-  CHECK(broken.error == EIO);
-  const auto ended = transfer_fully(10, [&](std::size_t done) -> ssize_t { return done < 4 ? 4 : 0; });
-  CHECK(ended.bytes == 4);
-  CHECK(ended.error == 0);
-}
-
 TEST_CASE("all golden files of the three families open") {
   int files = 0;
   for (const char* family : {"mixtral", "qwen3_moe", "olmoe"}) {

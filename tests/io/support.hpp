@@ -9,7 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <moe/error.hpp>
-#include <moe/io/file.hpp>
+#include <moe/io/text.hpp>
 #include <span>
 #include <string>
 #include <string_view>

@@ -6,7 +6,7 @@
 #include <exception>
 #include <iostream>
 #include <limits>
-#include <moe/io/file.hpp>
+#include <moe/io/text.hpp>
 #include <numeric>
 
 #include "progress.hpp"
@@ -129,8 +129,8 @@ std::string figures_as_text(const engine::Model& model) {
                      std::to_string(model.cpu().pool->size()) + " threads, " +
                      std::string(moe::isa_name(model.cpu().isa)) + "\n";
   text += "experts: " + bytes_text(static_cast<double>(f.bytes_read)) + " read, " +
-          bytes_text(static_cast<double>(f.bytes_held)) + " held, hit rate " + number_text(100 * hit_rate(f), 1) + " %" +
-          (cached ? ", waited " + std::to_string(f.stalls) + " times\n" : " (all resident)\n");
+          bytes_text(static_cast<double>(f.bytes_held)) + " held, hit rate " + number_text(100 * hit_rate(f), 1) +
+          " %" + (cached ? ", waited " + std::to_string(f.stalls) + " times\n" : " (all resident)\n");
   text += "load of the experts by layer, lowest to highest share of the picks:\n";
   for (const engine::LayerLoad& load : model.experts().loads()) text += load_text(load);
   return text;

@@ -39,7 +39,8 @@ std::vector<int> ids_from_file(const std::string& path) {
   const std::string text = read_file(path);
   std::vector<int> ids;
   constexpr std::string_view space = " \t\r\n\f\v";
-  for (std::size_t at = text.find_first_not_of(space); at != std::string::npos; at = text.find_first_not_of(space, at)) {
+  for (std::size_t at = text.find_first_not_of(space); at != std::string::npos;
+       at = text.find_first_not_of(space, at)) {
     const std::size_t end = std::min(text.find_first_of(space, at), text.size());
     int id = 0;
     const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, id);
@@ -79,8 +80,12 @@ void write_logits(const std::string& path, engine::ConstRows logits) {
 class Generation {
  public:
   Generation(const Arguments& arguments, engine::Model& model)
-      : arguments_(arguments), model_(model), sequence_(model), sampler_(arguments.temperature, arguments.seed),
-        given_(given_tokens(arguments, model.config())), bytes_(model.config().vocab == 256),
+      : arguments_(arguments),
+        model_(model),
+        sequence_(model),
+        sampler_(arguments.temperature, arguments.seed),
+        given_(given_tokens(arguments, model.config())),
+        bytes_(model.config().vocab == 256),
         count_(arguments.tokens.value_or(arguments.logits_file.empty() ? 200 : 0)) {}
 
   void run() {
@@ -114,8 +119,10 @@ class Generation {
   std::string text_of(std::span<const int> tokens) const {
     std::string text;
     for (const int token : tokens) {
-      if (bytes_) text += static_cast<char>(static_cast<unsigned char>(token));
-      else text += std::to_string(token) + " ";
+      if (bytes_)
+        text += static_cast<char>(static_cast<unsigned char>(token));
+      else
+        text += std::to_string(token) + " ";
     }
     return text;
   }
@@ -129,9 +136,10 @@ class Generation {
   void print_text() const {
     if (count_ > 0) std::cout << "\n";
     std::cout.flush();
-    std::cerr << "\n" << given_.size() << " tokens read at " << number_text(rate(given_.size(), given_seconds_), 0)
-              << " tokens/s, " << generated_.size() << " written at " << number_text(rate(generated_.size(), seconds_), 0)
-              << " tokens/s\n"
+    std::cerr << "\n"
+              << given_.size() << " tokens read at " << number_text(rate(given_.size(), given_seconds_), 0)
+              << " tokens/s, " << generated_.size() << " written at "
+              << number_text(rate(generated_.size(), seconds_), 0) << " tokens/s\n"
               << figures_as_text(model_);
   }
   void print_json() const {

@@ -96,8 +96,8 @@ struct ExpertBytes {
       });
     }
   }
-  std::uint64_t stored = 0, all = 0;              // in the checkpoint: one expert, all experts
-  std::map<std::string, std::uint64_t> records;   // in memory: one expert by format
+  std::uint64_t stored = 0, all = 0;             // in the checkpoint: one expert, all experts
+  std::map<std::string, std::uint64_t> records;  // in memory: one expert by format
 };
 
 Json model_as_json(const Checkpoint& checkpoint) {
@@ -143,7 +143,8 @@ std::string model_as_text(const Checkpoint& checkpoint) {
   out += "an expert  gate and up [" + text(c.expert_ffn) + ", " + text(c.hidden) + "], down [" + text(c.hidden) + ", " +
          text(c.expert_ffn) + "], " + format + ", " + std::to_string(bytes.stored) + " bytes\n";
   out += "in memory ";
-  for (const auto& [name, size] : bytes.records) out += " " + name + " " + std::to_string(size) + " bytes" + (name == "q8_0" ? "\n" : ",");
+  for (const auto& [name, size] : bytes.records)
+    out += " " + name + " " + std::to_string(size) + " bytes" + (name == "q8_0" ? "\n" : ",");
   out += "all of it  " + tensors_summary(checkpoint.tensors());
   return out + "           of which experts " + std::to_string(bytes.all) + " bytes\n";
 }

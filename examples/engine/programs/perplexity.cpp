@@ -40,7 +40,8 @@ struct Windows {
 
  private:
   static void refuse(const char* option, int least, int most, int found) {
-    moe::raise(moe::Error(option, "tokens", std::to_string(least) + " to " + std::to_string(most), std::to_string(found)));
+    moe::raise(
+        moe::Error(option, "tokens", std::to_string(least) + " to " + std::to_string(most), std::to_string(found)));
   }
 };
 
@@ -62,8 +63,7 @@ struct Score {
 /// Tokens from `first_scored` on count; each is predicted by the row before it.
 void score_window(std::span<const int> window, std::size_t first_scored, engine::Sequence& sequence, Score& score) {
   sequence.restart();
-  const engine::ConstRows logits =
-      sequence.append(window.first(window.size() - 1), engine::LogitsOf::every_token);
+  const engine::ConstRows logits = sequence.append(window.first(window.size() - 1), engine::LogitsOf::every_token);
   for (std::size_t i = first_scored; i < window.size(); ++i) {
     score.bits += bits(logits.row(static_cast<int>(i) - 1), window[i]);
   }
@@ -90,7 +90,8 @@ Score score_text(std::span<const int> text, const Windows& windows, const engine
 }
 
 void print_text(const Score& score, const Windows& windows, const engine::Model& model) {
-  std::cout << number_text(score.bits_per_byte(), 5) << " bits per byte over " << score.scored << " bytes\n" << std::flush;
+  std::cout << number_text(score.bits_per_byte(), 5) << " bits per byte over " << score.scored << " bytes\n"
+            << std::flush;
   std::cerr << score.windows << " windows of " << windows.context << " tokens, " << windows.stride << " apart, "
             << number_text(score.seconds, 1) << " s, " << number_text(score.tokens_per_second(), 0) << " tokens/s\n"
             << figures_as_text(model);

@@ -30,7 +30,9 @@ struct Arguments {
     app.add_option("--io", input, "safetensors file with the tensor input [T,H] f32")->required();
     app.add_option("--out", output, "File to write: router_logits, topk_ids, topk_weights, output")->required();
     app.add_option("--weights", weights, "Weights instead of the directory's own: a file, also one in the directory");
-    app.add_option("--executor", executor, "cpu or eigen")->check(CLI::IsMember({"cpu", "eigen"}))->capture_default_str();
+    app.add_option("--executor", executor, "cpu or eigen")
+        ->check(CLI::IsMember({"cpu", "eigen"}))
+        ->capture_default_str();
     app.add_option("--format", format, "Weights of the experts: f32, bf16, f16 or q8_0 (default: as stored)");
     cpu.add_to(app);
   }

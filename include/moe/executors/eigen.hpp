@@ -31,14 +31,11 @@ struct EigenReference {
   void rows(Frame<memory>&, int n, const F& row) const {
     for (int i = 0; i < n; ++i) row(i);
   }
-
-  void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias,
-              View<float> out) const {
+  void linear(Frame<memory>&, View<const float> in, View<const float> w, const float* bias, View<float> out) const {
     for (int t = 0; t < in.rows; ++t)
-      for (int n = 0; n < weight.rows; ++n)
-        out.row(t)[n] = vector(weight.row(n)).dot(vector(in.row(t))) + (bias == nullptr ? 0.0f : bias[n]);
+      for (int n = 0; n < w.rows; ++n)
+        out.row(t)[n] = vector(w.row(n)).dot(vector(in.row(t))) + (bias == nullptr ? 0.0f : bias[n]);
   }
-
   void group(Frame<memory>& f) const { group_by_expert(f.table, f.ids, f.dispatch); }
   std::span<ExpertNeed> needs(Frame<memory>& f) const { return collect_needs(f.table, f.ids, f.dispatch, f.needs); }
 
@@ -49,9 +46,8 @@ struct EigenReference {
     for (const ExpertRef& ref : refs) {
       const int first = f.dispatch.offset[ref.expert];
       const Row<const int> entries{f.dispatch.entry + first, f.dispatch.offset[ref.expert + 1] - first};
-      if (entries.empty()) continue;
       for (const int entry : entries) vector(f.partial.row(entry)).setZero();
-      if (ref.bytes == nullptr) continue;
+      if (entries.empty() || ref.bytes == nullptr) continue;
       with_format(list, ref.format, [&](auto format) {
         const Expert expert = unpack<typename decltype(format)::type>(ref.bytes, s);
         for (const int entry : entries) run(expert, f, in, entry, form);
@@ -101,22 +97,20 @@ struct EigenReference {
   static Expert unpack(const std::byte* record, const ExpertShape& s) {
     using Formats = projection_formats<Format>;
     const RecordOffsets o = layout::offsets<Format>(s);
+    const auto bias = [&](std::size_t at) { return s.biased ? record + at : nullptr; };
     const auto up = [&](int side, int sides) {  // panels of gate and up alternate
-      return projection<typename Formats::up>(record + o.up, side, sides, s.ffn, s.hidden,
-                                              s.biased ? record + o.up_bias : nullptr);
+      return projection<typename Formats::up>(record + o.up, side, sides, s.ffn, s.hidden, bias(o.up_bias));
     };
     return {s.gated ? up(0, 2) : Projection{}, s.gated ? up(1, 2) : up(0, 1),
-            projection<typename Formats::down>(record + o.down, 0, 1, s.hidden, s.ffn,
-                                               s.biased ? record + o.down_bias : nullptr)};
+            projection<typename Formats::down>(record + o.down, 0, 1, s.hidden, s.ffn, bias(o.down_bias))};
   }
   template <class Format>
-  static Projection projection(const std::byte* panels, int side, int sides, int rows, int cols,
-                               const std::byte* bias) {
+  static Projection projection(const std::byte* from, int side, int sides, int rows, int cols, const std::byte* bias) {
     const auto at = [&](int i) { return (i / layout::width * sides + side) * layout::width + i % layout::width; };
     Projection p{Eigen::MatrixXf(rows, cols), Vector::Zero(rows)};
     for (int i = 0; i < rows; ++i) {
       for (int k = 0; k < cols; ++k)
-        p.weights(i, k) = layout::element<Format>(panels, layout::panel_bytes<Format>(cols), at(i), k);
+        p.weights(i, k) = layout::element<Format>(from, layout::panel_bytes<Format>(cols), at(i), k);
       if (bias != nullptr) p.bias[i] = reinterpret_cast<const float*>(bias)[at(i)];
     }
     return p;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <iterator>
 #include <moe/error.hpp>
-#include <moe/io/file.hpp>
+#include <moe/io/text.hpp>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <moe/error.hpp>
-#include <moe/io/file.hpp>
+#include <moe/io/text.hpp>
 #include <moe/io/safetensors_header.hpp>
 #include <numeric>
 #include <optional>
@@ -27,7 +27,7 @@ class SafetensorsFile {
   /// Throws `IoError` that names the file, the tensor, the byte, what was expected and what was found.
   explicit SafetensorsFile(std::filesystem::path path) : file_(std::move(path)), header_(read_header(file_)) {}
 
-  const std::filesystem::path& path() const noexcept { return file_.path(); }
+  std::filesystem::path path() const { return file_.path(); }
   /// In the order of their offsets; they tile the file's data without holes.
   std::span<const TensorInfo> tensors() const noexcept { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const noexcept { return header_.metadata; }
@@ -39,7 +39,7 @@ class SafetensorsFile {
   const TensorInfo& at(std::string_view name) const {
     const TensorInfo* tensor = find(name);
     if (tensor == nullptr) {
-      raise(IoError(concat(file_.name(), ": tensor ", in_quotes(name)), "missing",
+      raise(IoError(concat(file_.path(), ": tensor ", in_quotes(name)), "missing",
                     concat("it among the file's ", count()), "none"));
     }
     return *tensor;
@@ -60,15 +60,15 @@ class SafetensorsFile {
   static SafetensorsHeader read_header(const InputFile& file) {
     std::vector<std::byte> head(static_cast<std::size_t>(std::min<std::uint64_t>(8, file.size())));
     file.read(0, head);
-    const std::uint64_t length = safetensors_header_bytes(head, file.size(), file.name());
+    const std::uint64_t length = safetensors_header_bytes(head, file.size(), file.path());
     head.resize(static_cast<std::size_t>(8 + length));
     file.read(8, std::span(head).subspan(8));
-    return parse_safetensors_header(head, file.size(), file.name());
+    return parse_safetensors_header(head, file.size(), file.path());
   }
   std::string count() const { return concat(header_.tensors.size(), " tensors"); }
   [[noreturn]] void bad_range(const TensorInfo& tensor, const char* what, std::uint64_t found) const {
     raise(
-        Error(detail::tensor_place(file_.name(), tensor), what, concat(tensor.bytes, " bytes"), std::to_string(found)));
+        Error(detail::tensor_place(file_.path(), tensor), what, concat(tensor.bytes, " bytes"), std::to_string(found)));
   }
 
   InputFile file_;
