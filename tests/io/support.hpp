@@ -17,7 +17,7 @@
 
 namespace io_test {
 
-using moe::io::concat;
+using moe::concat;
 
 /// The bytes of a safetensors file as somebody could write it: any length field, any text, `data` zeros.
 inline std::string raw_file(std::uint64_t length, std::string_view text, std::size_t data = 0) {

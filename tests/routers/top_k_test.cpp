@@ -31,29 +31,38 @@ const Rule rules[] = {
     {Score::sigmoid, Normalisation::by_sum(), 2, {oracle::Score::sigmoid, oracle::Divide::by_sum, 0, 0, 1, 2}},
 };
 
-/// Calls law(router) for every rule, and for shapes from one expert to more than a mask word.
+TopK router_of(const Rule& r, int experts, int k) {
+  return {.experts = experts, .k = k, .score = r.score, .normalise = r.normalise, .scale = r.scale};
+}
+
+/// From one expert to more than a mask word.
+struct Shape {
+  int experts, k;
+};
+const Shape shapes[] = {{1, 1}, {2, 2}, {3, 1}, {8, 2}, {8, 8}, {33, 5}, {300, 4}};
+
+/// Calls law(router, rule) for every rule and shape.
 template <class Law>
-void for_every_router(const Law& law) {
-  for (std::size_t i = 0; i < std::size(rules); ++i)
-    for (const auto& [experts, k] : {std::pair{1, 1}, {2, 2}, {3, 1}, {8, 2}, {8, 8}, {33, 5}, {300, 4}}) {
-      CAPTURE(i);
-      CAPTURE(experts);
-      CAPTURE(k);
-      law(TopK{.experts = experts,
-               .k = k,
-               .score = rules[i].score,
-               .normalise = rules[i].normalise,
-               .scale = rules[i].scale});
+void for_every_rule(const Law& law) {
+  for (const Rule& rule : rules)
+    for (const Shape& shape : shapes) {
+      CAPTURE(&rule - rules);
+      CAPTURE(shape.experts);
+      CAPTURE(shape.k);
+      law(router_of(rule, shape.experts, shape.k), rule);
     }
 }
 template <class Law>
+void for_every_router(const Law& law) {
+  for_every_rule([&](const TopK& router, const Rule&) { law(router); });
+}
+template <class Law>
 void for_eight_experts(const Law& law) {
-  for (std::size_t i = 0; i < std::size(rules); ++i)
+  for (const Rule& rule : rules)
     for (const int k : {1, 2, 8}) {
-      CAPTURE(i);
+      CAPTURE(&rule - rules);
       CAPTURE(k);
-      law(TopK{
-          .experts = 8, .k = k, .score = rules[i].score, .normalise = rules[i].normalise, .scale = rules[i].scale});
+      law(router_of(rule, 8, k));
     }
 }
 
@@ -104,13 +113,7 @@ TEST_CASE("TopK picks nothing when nothing is allowed") {
   for_every_router([](const TopK& r) { router_laws::nothing_allowed_gives_no_slot(r); });
 }
 TEST_CASE("TopK gives the weights of the oracle") {
-  for (const Rule& rule : rules)
-    for (const auto& [experts, k] : {std::pair{1, 1}, {2, 2}, {8, 2}, {8, 8}, {33, 5}, {300, 4}}) {
-      CAPTURE(&rule - rules);
-      router_laws::weights_agree_with_oracle(
-          TopK{.experts = experts, .k = k, .score = rule.score, .normalise = rule.normalise, .scale = rule.scale},
-          rule.same);
-    }
+  for_every_rule([](const TopK& r, const Rule& rule) { router_laws::weights_agree_with_oracle(r, rule.same); });
 }
 
 TEST_CASE("TopK asks for no more slots than there are experts") { CHECK(TopK{.experts = 3, .k = 5}.max_slots() == 3); }
