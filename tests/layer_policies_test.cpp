@@ -333,6 +333,15 @@ TEST_CASE("prefetch tells a storage the experts of a guess and computes nothing"
   CHECK(log.expected == std::vector<int>{0, 2});
   CHECK(log.acquires == 0);
 }
+TEST_CASE("an erased layer passes prefetches on") {
+  const Small s;
+  LeaseLog log;
+  const auto layer = moe::erase(
+      MoELayer(moe::Linear(s.p.gate_view()), TopK{.experts = 5, .k = 2}, OneByOne{s.p.storage(), &log}, cpu));
+  moe::Workspace ws(layer->workspace(6));
+  layer->prefetch({.x = s.p.x_view()}, ws);
+  CHECK_FALSE(log.expected.empty());
+}
 TEST_CASE("prefetch of a resident storage does nothing") {
   const Small s;
   moe::Workspace ws({});

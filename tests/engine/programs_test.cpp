@@ -234,6 +234,7 @@ TEST_CASE("generate refuses what it cannot do, and says what would do") {
   shell.refuses(start + " --token-ids " + shell.write("empty", " \n"), "empty");
   shell.refuses(start + " --logits " + shell.path("out") + " --token-ids " + shell.write("outside", "48"), "0 to 47");
   shell.refuses(start + ids + " --logits /nowhere/out", "/nowhere/out");
+  shell.refuses(start + " --token-ids " + shell.path("outside"), "0 to 47");
   shell.refuses(start + ids + " --storage disk", "resident or cached:BYTES");
   shell.refuses(start + ids + " --storage cached:1K", "at least one record");
   shell.refuses(start + ids + " --format int4", "f32, bf16, f16 or q8_0");

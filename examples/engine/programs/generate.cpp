@@ -1,4 +1,5 @@
 // generate: text, or logits, from a mixture-of-experts model.
+#include <algorithm>
 #include <charconv>
 #include <iostream>
 #include <moe/io/safetensors.hpp>
@@ -89,13 +90,13 @@ class Generation {
         count_(arguments.tokens.value_or(arguments.logits_file.empty() ? 200 : 0)) {}
 
   void run() {
-    if (count_ > 0) emit(given_);
     const Stopwatch watch;
     const bool all = !arguments_.logits_file.empty();
     const engine::ConstRows logits =
         sequence_.append(given_, all ? engine::LogitsOf::every_token : engine::LogitsOf::last_token);
     given_seconds_ = watch.seconds();
     if (all) write_logits(arguments_.logits_file, logits);
+    if (count_ > 0) emit(given_);
     go_on(logits.slice(logits.rows - 1, 1));
   }
   void report() const { arguments_.model.json ? print_json() : print_text(); }
