@@ -17,7 +17,8 @@ echo "Building the program 'generate' in build/release ..."
 cmake --preset release >/dev/null
 cmake --build --preset release --target generate
 
-generate=(build/release/bin/generate --model examples/models/kjv-mixtral --prompt "In the beginning" --tokens 400 "$@")
+generate=(build/release/bin/generate --model examples/models/kjv-mixtral --prompt "In the beginning"
+  --tokens 400 --temperature 0.6 --seed 3 "$@")
 echo "Running a mixture-of-experts model on this machine's CPU, every feed-forward of it a moe::MoELayer:"
 printf '$'
 printf ' %q' "${generate[@]}"

@@ -260,6 +260,14 @@ TEST_CASE("y of another width is refused") {
   s.call.y.cols = 38;
   CHECK_MESSAGE_OF(s, "columns of y: expected 37, found 38");
 }
+TEST_CASE("rows without data are refused") {
+  Small s;
+  s.call.x.data = nullptr;
+  CHECK_MESSAGE_OF(s, "data of x: expected a pointer, found null");
+  Small t;
+  t.call.y.data = nullptr;
+  CHECK_MESSAGE_OF(t, "data of y: expected a pointer, found null");
+}
 TEST_CASE("logits of another height are refused") {
   Small s;
   const std::vector<float> logits(10);

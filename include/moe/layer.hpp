@@ -178,6 +178,7 @@ class MoELayer {
     const int tokens = c.x.rows;
     if (tokens < 0) raise(Error(where, "rows of x", "0 or more", std::to_string(tokens)));
     require_equal(where, "columns of x", width(), c.x.cols);
+    if (tokens > 0 && c.x.data == nullptr) raise(Error(where, "data of x", "a pointer", "null"));
     if (c.max_slots < 0 || c.max_slots > router_.max_slots())
       raise(Error(where, "max_slots", concat("0 to ", router_.max_slots()), std::to_string(c.max_slots)));
     if (c.table != nullptr) {
@@ -211,6 +212,7 @@ class MoELayer {
   void require_output(const Call<memory>& c) const {
     require_equal("moe::MoELayer::forward", "rows of y", c.x.rows, c.y.rows);
     require_equal("moe::MoELayer::forward", "columns of y", width(), c.y.cols);
+    if (c.y.rows > 0 && c.y.data == nullptr) raise(Error("moe::MoELayer::forward", "data of y", "a pointer", "null"));
   }
   static View<const float, memory> router_input(const Call<memory>& c) {
     return c.x_router.data != nullptr || c.x_router.cols != 0 ? c.x_router : c.x;

@@ -225,13 +225,28 @@ TEST_CASE_TEMPLATE("down products give the same bits on every instruction set", 
     }
   });
 }
-TEST_CASE("dot products give the same bits on every instruction set") {
+TEST_CASE("dot products give the same bits on every instruction set, alone and with other rows") {
   oracle::Random random(81);
+  const int rows = 9;
   for (int n = 0; n <= 200; ++n) {
-    const std::vector<float> a = random.reals(n), b = random.reals(n);
-    for (const Isa isa : available_isas())
-      CHECK(moe::cpu::dot_kernel(isa)(a.data(), b.data(), n) ==
-            moe::cpu::dot_kernel(Isa::scalar)(a.data(), b.data(), n));
+    const std::vector<float> in = random.reals(rows * n), weight = random.reals(n);
+    const auto run = [&](Isa isa, int first, int count) {
+      std::vector<float> out(static_cast<std::size_t>(count));
+      moe::cpu::dot_kernel(isa)({.in = in.data() + first * n,
+                                 .in_stride = n,
+                                 .rows = count,
+                                 .weight = weight.data(),
+                                 .bias = 0.5f,
+                                 .inputs = n,
+                                 .out = out.data(),
+                                 .out_stride = 1});
+      return out;
+    };
+    const std::vector<float> expected = run(Isa::scalar, 0, rows);
+    for (const Isa isa : available_isas()) {
+      CHECK(run(isa, 0, rows) == expected);
+      for (int r = 0; r < rows; ++r) CHECK(run(isa, r, 1)[0] == expected[static_cast<std::size_t>(r)]);
+    }
   }
 }
 TEST_CASE("sums over slots give the same bits on every instruction set and write no column too many") {

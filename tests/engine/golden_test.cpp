@@ -1,4 +1,9 @@
 // The whole engine against logits and hidden states that transformers computed (tests/data/golden).
+#include <array>
+#include <fstream>
+#include <moe/io/tensor_set.hpp>
+#include <nlohmann/json.hpp>
+
 #include "support.hpp"
 
 using namespace engine_test;
@@ -150,7 +155,29 @@ TEST_CASE("loads of the experts are counted") {
   CHECK(model.experts().experts_per_token() == 0);
 }
 
-TEST_CASE("bf16 and sharded checkpoints load as they are published") {
+TEST_CASE("a checkpoint in two shards gives the logits of the whole one") {
+  const io_test::TempFolder folder;
+  const Case golden_case("qwen3_moe");
+  const moe::io::TensorSet whole(golden_case.folder);
+  std::filesystem::copy(golden_case.folder / "config.json", folder.path() / "config.json");
+  nlohmann::json index;
+  const std::array<std::string, 2> names{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+  std::array<std::vector<moe::io::TensorData>, 2> shards;
+  std::vector<std::vector<std::byte>> contents(whole.size());
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    const moe::io::TensorInfo& tensor = whole[i];
+    contents[i].resize(static_cast<std::size_t>(tensor.bytes));
+    whole.read(tensor, contents[i]);
+    shards[i % 2].push_back({tensor.name, tensor.dtype, tensor.shape, contents[i]});
+    index["weight_map"][tensor.name] = names[i % 2];
+  }
+  for (std::size_t s = 0; s < 2; ++s) moe::io::write_safetensors(folder.path() / names[s], shards[s]);
+  std::ofstream(folder.path() / "model.safetensors.index.json") << index;
+  const engine::Model sharded(folder.path(), {}), model(golden_case.folder, {});
+  CHECK(same(logits_of(sharded, golden_case.tokens), logits_of(model, golden_case.tokens)));
+}
+
+TEST_CASE("a bf16 checkpoint is kept in bf16 and agrees with the float32 one to bf16's precision") {
   io_test::TempFolder folder;
   const Case golden_case("mixtral");
   std::filesystem::copy(golden_case.folder / "config.json", folder.path() / "config.json");

@@ -5,6 +5,7 @@ using ivec = __m256i;
 inline constexpr int lanes = 8;
 inline constexpr int row_tile = 6;    // 6 x 16 columns: 12 sums, 2 weights, 1 input in 16 registers
 inline constexpr int tile_vecs = 2;
+inline constexpr int dot_rows = 3;   // rows that share a weight in `linear`: 12 sums
 
 inline vec broadcast(float x) { return _mm256_set1_ps(x); }
 inline vec load(const float* p) { return _mm256_loadu_ps(p); }

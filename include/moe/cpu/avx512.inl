@@ -7,6 +7,7 @@ using ivec = __m512i;
 inline constexpr int lanes = 16;
 inline constexpr int row_tile = 8;    // 8 x 32 columns: 16 sums, 2 weights, 1 input of 32 registers
 inline constexpr int tile_vecs = 2;
+inline constexpr int dot_rows = 4;   // rows that share a weight in `linear`: 8 sums hide the latency of fma
 inline constexpr __mmask16 every = 0xffff;
 
 inline vec broadcast(float x) { return _mm512_set1_ps(x); }

@@ -190,22 +190,42 @@ inline vec load_first(const float* p, int count) {
   return load(buffer);
 }
 
-/// <a, b> in 32 interleaved chains that are added in a fixed tree.
-inline float dot(const float* a, const float* b, int n) {
-  vec sum[vecs];
+/// out[r] = <rows r of p, weight>, each in 32 interleaved chains that are added in a fixed tree.
+template <int R>
+inline void dot_tile(const DotProducts& p, int first) {
+  const float* in[R];
+  vec sum[R][vecs];
   MOE_UNROLL
-  for (int v = 0; v < vecs; ++v) sum[v] = broadcast(0.0f);
-  int i = 0;
-  for (; i + width <= n; i += width) {
+  for (int r = 0; r < R; ++r) {
+    in[r] = p.in + (first + r) * p.in_stride;
     MOE_UNROLL
-    for (int v = 0; v < vecs; ++v) sum[v] = fma(load(a + i + v * lanes), load(b + i + v * lanes), sum[v]);
+    for (int v = 0; v < vecs; ++v) sum[r][v] = broadcast(0.0f);
   }
-  alignas(64) float chains[width];
-  for (int v = 0; v < vecs; ++v) store(chains + v * lanes, sum[v]);
-  for (int j = 0; i + j < n; ++j) chains[j] = std::fma(a[i + j], b[i + j], chains[j]);
-  for (int step = width / 2; step > 0; step /= 2)
-    for (int j = 0; j < step; ++j) chains[j] += chains[j + step];
-  return chains[0];
+  int i = 0;
+  for (; i + width <= p.inputs; i += width) {
+    MOE_UNROLL
+    for (int v = 0; v < vecs; ++v) {
+      const vec w = load(p.weight + i + v * lanes);
+      MOE_UNROLL
+      for (int r = 0; r < R; ++r) sum[r][v] = fma(load(in[r] + i + v * lanes), w, sum[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    alignas(64) float chains[width];
+    MOE_UNROLL
+    for (int v = 0; v < vecs; ++v) store(chains + v * lanes, sum[r][v]);
+    for (int j = 0; i + j < p.inputs; ++j) chains[j] = std::fma(in[r][i + j], p.weight[i + j], chains[j]);
+    for (int step = width / 2; step > 0; step /= 2)
+      for (int j = 0; j < step; ++j) chains[j] += chains[j + step];
+    p.out[(first + r) * p.out_stride] = chains[0] + p.bias;
+  }
+}
+
+/// One output of `linear` for all rows: the weight is read once for a tile of them.
+inline void dot(const DotProducts& p) {
+  int r = 0;
+  for (; r + dot_rows <= p.rows; r += dot_rows) dot_tile<dot_rows>(p, r);
+  for (; r < p.rows; ++r) dot_tile<1>(p, r);
 }
 
 inline vec sum_of_slots(const Sum& s, int column, int count) {

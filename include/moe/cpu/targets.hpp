@@ -125,7 +125,7 @@ inline namespace MOE_BASELINE {
 template <class F, class Act>
 using UpKernel = void (*)(const Product&, const Act&);
 using DownKernel = void (*)(const Product&);
-using DotKernel = float (*)(const float*, const float*, int);
+using DotKernel = void (*)(const DotProducts&);
 using CombineKernel = void (*)(const Sum&);
 
 template <class F, class Act>

@@ -26,6 +26,18 @@ struct Product {
   std::ptrdiff_t out_stride = 0;
 };
 
+/// One output of a linear map for several rows: out[r] = <in row r, weight> + bias.
+struct DotProducts {
+  const float* in = nullptr;
+  std::ptrdiff_t in_stride = 0;
+  int rows = 0;
+  const float* weight = nullptr;
+  float bias = 0;
+  int inputs = 0;
+  float* out = nullptr;
+  std::ptrdiff_t out_stride = 0;
+};
+
 /// One row of the result: y = [y +] sum over slots, in slot order, of weight * partial row (or * x for identities).
 struct Sum {
   const Slot* slots = nullptr;

@@ -51,15 +51,21 @@ struct CpuExecutor {
 
   /// out [T,N] = in [T,H] weight [N,H]^T + bias.
   void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias, View<float> out) const {
-    constexpr int piece = 64;
+    constexpr int outputs = 32, block = 32;   // of a task: weights and rows that stay in cache together
     const cpu::DotKernel dot = cpu::dot_kernel(isa);
-    const int per_row = pieces(weight.rows, piece);
-    pool->run(in.rows * per_row, [&](int p) {
-      const int t = p / per_row;
-      for (int n = p % per_row * piece; n < weight.rows && n < (p % per_row + 1) * piece; ++n) {
-        const float product = dot(in.row(t).data(), weight.row(n).data(), weight.cols);
-        out.row(t)[n] = bias == nullptr ? product : product + bias[n];
-      }
+    const int across = pieces(weight.rows, outputs);
+    pool->run(across * pieces(in.rows, block), [&](int task) {
+      const int first = task / across * block, rows = in.rows - first < block ? in.rows - first : block;
+      const int begin = task % across * outputs, end = begin + outputs < weight.rows ? begin + outputs : weight.rows;
+      for (int n = begin; n < end; ++n)
+        dot({.in = in.row(first).data(),
+             .in_stride = in.stride,
+             .rows = rows,
+             .weight = weight.row(n).data(),
+             .bias = bias == nullptr ? 0.0f : bias[n],
+             .inputs = weight.cols,
+             .out = out.row(first).data() + n,
+             .out_stride = out.stride});
     });
   }
 
