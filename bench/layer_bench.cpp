@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct Shape {
   std::vector<int> threads{1, 2};
   std::string isa{moe::isa_name(moe::cpu::best_isa())};
   std::size_t working_set_mib = 1536;
+  bool given_table = false;
 };
 
 std::size_t size(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
@@ -33,6 +35,20 @@ std::vector<float> random_values(std::size_t n, unsigned seed) {
   std::vector<float> out(n);
   for (float& v : out) v = normal(engine);
   return out;
+}
+
+/// `topk` different experts for every row of every batch.
+std::vector<moe::Slot> random_picks(const Shape& s, int tokens, std::size_t batches) {
+  std::mt19937 engine(4);
+  std::vector<int> ids(static_cast<std::size_t>(s.experts));
+  std::iota(ids.begin(), ids.end(), 0);
+  std::vector<moe::Slot> picks;
+  for (std::size_t row = 0; row < batches * static_cast<std::size_t>(tokens); ++row)
+    for (int k = 0; k < s.topk; ++k) {
+      std::swap(ids[static_cast<std::size_t>(k)], ids[std::uniform_int_distribution<std::size_t>(static_cast<std::size_t>(k), ids.size() - 1)(engine)]);
+      picks.push_back({ids[static_cast<std::size_t>(k)], 1.0f / static_cast<float>(s.topk)});
+    }
+  return picks;
 }
 
 /// As many layers as exceed the working set, so that every call reads weights from memory. All experts hold the same
@@ -79,8 +95,14 @@ void run(benchmark::State& state, const Shape& s, const Stack<Format>& stack, in
   const std::vector<float> x = random_values(size(tokens, s.hidden) + batches * 97, 3);
   std::vector<float> y(size(tokens, s.hidden));
   moe::Workspace ws{stack[0].workspace(tokens)};
+  const std::vector<moe::Slot> picks = s.given_table ? random_picks(s, tokens, batches) : std::vector<moe::Slot>{};
+  moe::RoutingTable<> table{{nullptr, tokens, s.topk}, nullptr};
   const auto call = [&](std::size_t i) {
-    return moe::Call<>{.x = {x.data() + i % batches * 97, tokens, s.hidden}, .y = {y.data(), tokens, s.hidden}};
+    moe::Call<> c{.x = {x.data() + i % batches * 97, tokens, s.hidden}, .y = {y.data(), tokens, s.hidden}};
+    if (!s.given_table) return c;
+    table.slots.data = const_cast<moe::Slot*>(picks.data()) + i % batches * size(tokens, s.topk);   // only read
+    c.table = &table;
+    return c;
   };
   double experts = 0;
   for (std::size_t i = 0; i < batches; ++i) {
@@ -143,6 +165,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", s.threads, "threads, the caller included")->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--isa", s.isa, "scalar, avx2 or avx512")->capture_default_str();
   app.add_option("--working-set", s.working_set_mib, "MiB of weights walked through")->capture_default_str();
+  app.add_flag("--given-table", s.given_table, "routing from outside: times the experts alone, without gate and router");
   app.allow_extras();
   try {
     app.parse(argc, argv);

@@ -2,10 +2,10 @@
 """Times llama.cpp's expert products beside layer_bench: same shape, formats, threads, in turns, in one run.
 
     python3 -m venv peers && CMAKE_ARGS=-DGGML_NATIVE=ON peers/bin/pip install --no-binary llama-cpp-python llama-cpp-python
-    peers/bin/python bench/peers/llama_cpp.py --bench build/release/bin/layer_bench
+    peers/bin/python bench/peers/llama_experts.py --bench build/release/bin/layer_bench
 
-llama.cpp computes what its own graph holds for one MoE layer after routing: three mul_mat_id, swiglu, the weighted sum.
-moelayer's figure holds the whole layer, gate and routing included. Both walk through weights larger than the caches.
+Both sides compute the experts of one MoE layer after routing: llama.cpp the graph that it builds itself (three
+mul_mat_id, swiglu, the weighted sum), moelayer a layer with a given table. Both walk through weights larger than the caches.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def moelayer_us(arguments, name, threads, tokens):
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         command = [arguments.bench, f"--hidden={arguments.hidden}", f"--inter={arguments.inter}",
                    f"--experts={arguments.experts}", f"--topk={arguments.topk}", f"--tokens={tokens}",
-                   f"--formats={name}", f"--threads={threads}", "--working-set=1",
+                   f"--formats={name}", f"--threads={threads}", "--working-set=1", "--given-table",
                    f"--benchmark_min_time={arguments.seconds / 5}", "--benchmark_repetitions=5",
                    f"--benchmark_out={out.name}", "--benchmark_out_format=json"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
