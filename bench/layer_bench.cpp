@@ -45,7 +45,8 @@ std::vector<moe::Slot> random_picks(const Shape& s, int tokens, std::size_t batc
   std::vector<moe::Slot> picks;
   for (std::size_t row = 0; row < batches * static_cast<std::size_t>(tokens); ++row)
     for (int k = 0; k < s.topk; ++k) {
-      std::swap(ids[static_cast<std::size_t>(k)], ids[std::uniform_int_distribution<std::size_t>(static_cast<std::size_t>(k), ids.size() - 1)(engine)]);
+      std::swap(ids[static_cast<std::size_t>(k)],
+                ids[std::uniform_int_distribution<std::size_t>(static_cast<std::size_t>(k), ids.size() - 1)(engine)]);
       picks.push_back({ids[static_cast<std::size_t>(k)], 1.0f / static_cast<float>(s.topk)});
     }
   return picks;
@@ -68,12 +69,11 @@ class Stack {
     const std::size_t layers = moe::pieces(s.working_set_mib << 20, layer_bytes);
     for (std::size_t l = 0; l < layers; ++l)
       layers_.push_back(std::make_unique<Layer>(moe::Linear{moe::View<const float>(gate_.data(), s.experts, s.hidden)},
-                                                moe::TopK{.experts = s.experts, .k = s.topk}, moe::Resident{source}, cpu));
+                                                moe::TopK{.experts = s.experts, .k = s.topk}, moe::Resident{source},
+                                                cpu));
   }
   const Layer& operator[](std::size_t i) const { return *layers_[i % layers_.size()]; }
-  std::size_t size_of_expert() const {
-    return moe::PanelLayout::record_bytes<Format>(layers_[0]->storage().shape());
-  }
+  std::size_t size_of_expert() const { return moe::PanelLayout::record_bytes<Format>(layers_[0]->storage().shape()); }
 
  private:
   std::vector<float> gate_, weights_;
@@ -90,8 +90,9 @@ struct CountExperts {
 };
 
 template <class Format>
-void run(benchmark::State& state, const Shape& s, const Stack<Format>& stack, int tokens, const ceilings::Ceilings& ceiling) {
-  constexpr std::size_t batches = 64;   // other rows, so that other experts are chosen
+void run(benchmark::State& state, const Shape& s, const Stack<Format>& stack, int tokens,
+         const ceilings::Ceilings& ceiling) {
+  constexpr std::size_t batches = 64;  // other rows, so that other experts are chosen
   const std::vector<float> x = random_values(size(tokens, s.hidden) + batches * 97, 3);
   std::vector<float> y(size(tokens, s.hidden));
   moe::Workspace ws{stack[0].workspace(tokens)};
@@ -100,7 +101,7 @@ void run(benchmark::State& state, const Shape& s, const Stack<Format>& stack, in
   const auto call = [&](std::size_t i) {
     moe::Call<> c{.x = {x.data() + i % batches * 97, tokens, s.hidden}, .y = {y.data(), tokens, s.hidden}};
     if (!s.given_table) return c;
-    table.slots.data = const_cast<moe::Slot*>(picks.data()) + i % batches * size(tokens, s.topk);   // only read
+    table.slots.data = const_cast<moe::Slot*>(picks.data()) + i % batches * size(tokens, s.topk);  // only read
     c.table = &table;
     return c;
   };
@@ -132,10 +133,10 @@ template <class Format>
 void add(const Shape& s, const moe::Cpu& cpu, const ceilings::Ceilings& ceiling) {
   const auto stack = std::make_shared<const Stack<Format>>(s, cpu);
   for (const int tokens : s.tokens) {
-    const std::string name = std::string("layer/") + std::string(moe::format_traits<Format>::name) + "/H:" +
-                             std::to_string(s.hidden) + "/F:" + std::to_string(s.inter) + "/E:" + std::to_string(s.experts) +
-                             "/K:" + std::to_string(s.topk) + "/T:" + std::to_string(tokens) +
-                             "/threads:" + std::to_string(cpu.pool->size());
+    const std::string name = std::string("layer/") + std::string(moe::format_traits<Format>::name) +
+                             "/H:" + std::to_string(s.hidden) + "/F:" + std::to_string(s.inter) +
+                             "/E:" + std::to_string(s.experts) + "/K:" + std::to_string(s.topk) +
+                             "/T:" + std::to_string(tokens) + "/threads:" + std::to_string(cpu.pool->size());
     benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, s, *stack, tokens, ceiling); })
         ->Unit(benchmark::kMicrosecond)
         ->UseRealTime();
@@ -154,8 +155,9 @@ void add_format(const std::string& format, const Shape& s, const moe::Cpu& cpu, 
 
 int main(int argc, char** argv) {
   Shape s;
-  CLI::App app{"Times one MoE layer over weights larger than the caches. Google Benchmark's own flags work too, for "
-               "example --benchmark_out=layer.json --benchmark_repetitions=5."};
+  CLI::App app{
+      "Times one MoE layer over weights larger than the caches. Google Benchmark's own flags work too, for "
+      "example --benchmark_out=layer.json --benchmark_repetitions=5."};
   app.add_option("--hidden", s.hidden, "width of the layer")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--inter", s.inter, "width inside an expert")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--experts", s.experts, "number of experts")->capture_default_str()->check(CLI::PositiveNumber);
@@ -165,7 +167,8 @@ int main(int argc, char** argv) {
   app.add_option("--threads", s.threads, "threads, the caller included")->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--isa", s.isa, "scalar, avx2 or avx512")->capture_default_str();
   app.add_option("--working-set", s.working_set_mib, "MiB of weights walked through")->capture_default_str();
-  app.add_flag("--given-table", s.given_table, "routing from outside: times the experts alone, without gate and router");
+  app.add_flag("--given-table", s.given_table,
+               "routing from outside: times the experts alone, without gate and router");
   app.allow_extras();
   try {
     app.parse(argc, argv);

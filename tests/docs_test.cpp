@@ -10,17 +10,18 @@
 namespace {
 
 struct MyPin {};
-#include "a_router_s_interface.inc"
 #include "a_gate_s_interface.inc"
-#include "storage_interfaces.inc"
 #include "a_lending_storage_s_interface.inc"
+#include "a_router_s_interface.inc"
 #include "an_executor_s_interface.inc"
 #include "an_observer_s_interface.inc"
 #include "most_used_stays.inc"
 #include "neighbour_router.inc"
+#include "storage_interfaces.inc"
 #include "tanh_activation.inc"
 
-static_assert(moe::TokenRouter<MyRouter> && moe::ColumnRule<MyRouter> && moe::RowFinish<MyRouter> && moe::HasIds<MyRouter>);
+static_assert(moe::TokenRouter<MyRouter> && moe::ColumnRule<MyRouter> && moe::RowFinish<MyRouter> &&
+              moe::HasIds<MyRouter>);
 static_assert(moe::ResidentStorage<MyResident> && moe::RecordSource<MySource> && moe::LeasingStorage<MyLending>);
 static_assert(moe::ExecutorFor<MyExecutor, MyResident, moe::ExpertForm<moe::SwiGlu>>);
 static_assert(moe::Gate<MyGate, moe::Cpu>);
@@ -34,7 +35,8 @@ constexpr int experts = 6;
 TEST_CASE("the documented router routes a layer") {
   const fixture::RandomExperts weights(shape, experts, 1);
   const fixture::Inputs in(5, shape.hidden, experts, 2);
-  const moe::MoELayer layer{in.linear(), NeighbourRouter{experts}, moe::Resident{weights.packed<moe::f32>()}, moe::Cpu{.threads = 1}};
+  const moe::MoELayer layer{in.linear(), NeighbourRouter{experts}, moe::Resident{weights.packed<moe::f32>()},
+                            moe::Cpu{.threads = 1}};
   struct Picks {
     int* wrong;
     void routed(const moe::Frame<>& f) const {
@@ -74,8 +76,8 @@ TEST_CASE("the documented eviction keeps the expert that was used more often") {
 TEST_CASE("the documented activation is what an expert computes") {
   const fixture::RandomExperts weights(shape, 1, 1);
   const fixture::Inputs in(1, shape.hidden, 1, 2);
-  const moe::MoELayer layer{in.linear(), moe::TopK{.experts = 1}, moe::Resident{weights.packed<moe::f32>()}, moe::Cpu{.threads = 1},
-                            moe::ExpertForm<GatedTanh>{}};
+  const moe::MoELayer layer{in.linear(), moe::TopK{.experts = 1}, moe::Resident{weights.packed<moe::f32>()},
+                            moe::Cpu{.threads = 1}, moe::ExpertForm<GatedTanh>{}};
   const std::vector<float> y = fixture::outputs(layer, in, 1);
   const moe::ExpertMatrices& m = weights.matrices[0];
   double expected = 0, size = 0;

@@ -1,6 +1,7 @@
 // Experts with random weights, and sources that fail, delay or count, for tests of storages.
 #pragma once
 
+#include <unistd.h>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -8,7 +9,6 @@
 #include <random>
 #include <string>
 #include <thread>
-#include <unistd.h>
 #include <vector>
 
 #include <moe/moe.hpp>
@@ -33,7 +33,9 @@ struct RandomExperts {
   RandomExperts& operator=(const RandomExperts&) = delete;
 
   template <class Format>
-  moe::Packed<Format> packed() const { return {shape, matrices}; }
+  moe::Packed<Format> packed() const {
+    return {shape, matrices};
+  }
 
   moe::ExpertShape shape;
   std::vector<float> weights;
@@ -53,7 +55,7 @@ std::vector<std::byte> record(const Source& source, moe::ExpertId e) {
 /// What happens to reads; shared by all copies of a source.
 struct Plan {
   std::atomic<int> reads{0};
-  std::atomic<int> fail_from{-1}, fail_count{0};   // reads fail_from .. fail_from + fail_count - 1 fail
+  std::atomic<int> fail_from{-1}, fail_count{0};  // reads fail_from .. fail_from + fail_count - 1 fail
   std::atomic<int> delay_us{0};
 };
 
@@ -84,7 +86,8 @@ class TemporaryFolder {
  public:
   TemporaryFolder() {
     static std::atomic<int> counter{0};
-    path_ = std::filesystem::temp_directory_path() / ("moe-test-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
+    path_ = std::filesystem::temp_directory_path() /
+            ("moe-test-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
     std::filesystem::create_directories(path_);
   }
   TemporaryFolder(const TemporaryFolder&) = delete;

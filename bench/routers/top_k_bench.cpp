@@ -28,7 +28,10 @@ void select_row(benchmark::State& state, moe::Score score) {
   }
 }
 
-BENCHMARK_CAPTURE(select_row, softmax_of_picked, moe::Score::softmax_of_picked)->Args({8, 2})->Args({128, 8})->Args({512, 10});
+BENCHMARK_CAPTURE(select_row, softmax_of_picked, moe::Score::softmax_of_picked)
+    ->Args({8, 2})
+    ->Args({128, 8})
+    ->Args({512, 10});
 BENCHMARK_CAPTURE(select_row, softmax, moe::Score::softmax)->Args({8, 2})->Args({128, 8})->Args({512, 10});
 BENCHMARK_CAPTURE(select_row, sigmoid, moe::Score::sigmoid)->Args({8, 2})->Args({128, 8})->Args({256, 8});
 

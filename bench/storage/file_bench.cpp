@@ -1,5 +1,5 @@
-// Reading records from disk: one read per expert, past the page cache and through it. The file lies in TMPDIR or /var/tmp
-// and is dropped from the page cache before every round, so that buffered reads are cold.
+// Reading records from disk: one read per expert, past the page cache and through it. The file lies in TMPDIR or
+// /var/tmp and is dropped from the page cache before every round, so that buffered reads are cold.
 
 #include <cstdlib>
 #include <filesystem>
@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr moe::ExpertShape shape{2048, 768};   // an expert of Qwen3-30B-A3B
+constexpr moe::ExpertShape shape{2048, 768};  // an expert of Qwen3-30B-A3B
 constexpr int experts = 64;
 
 /// 600 MB of records that go with the program.
@@ -60,8 +60,18 @@ void read_all(benchmark::State& state, moe::Access access) {
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(memory.bytes()));
   state.counters["direct"] = file.direct();
 }
-BENCHMARK_CAPTURE(read_all, direct, moe::Access::direct)->ArgName("readers")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(read_all, buffered, moe::Access::buffered)->ArgName("readers")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(read_all, direct, moe::Access::direct)
+    ->ArgName("readers")
+    ->Arg(1)
+    ->Arg(2)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(read_all, buffered, moe::Access::buffered)
+    ->ArgName("readers")
+    ->Arg(1)
+    ->Arg(2)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 

@@ -1,6 +1,8 @@
 // What each policy must offer, requirement by requirement: Router, storages, Executor, Gate, Form, Shared.
 #pragma once
 
+// clang-format off: version 14 does not know requirements
+
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -207,3 +209,4 @@ concept ParallelFor = requires(P p, int tasks, void (*task)(int)) {
 };
 
 }  // namespace moe
+// clang-format on

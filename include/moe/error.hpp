@@ -20,8 +20,10 @@ template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::string text;
   const auto append = [&](const auto& part) {
-    if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(part)>>) text += std::to_string(part);
-    else text += std::string_view(part);
+    if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(part)>>)
+      text += std::to_string(part);
+    else
+      text += std::string_view(part);
   };
   (append(parts), ...);
   return text;
@@ -44,7 +46,9 @@ class IoError : public Error {
 
 #if MOE_EXCEPTIONS
 template <class E>
-[[noreturn]] void raise(E error) { throw error; }
+[[noreturn]] void raise(E error) {
+  throw error;
+}
 #else
 /// Called instead of `throw` under -fno-exceptions; must not return.
 using ErrorHandler = void (*)(const Error&);

@@ -35,15 +35,15 @@ struct ExpertShape {
 /// Biases are null where `ExpertShape::biased` is false; `gate` is empty for ungated experts.
 struct ExpertMatrices {
   Matrix gate, up, down;
-  const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;   // [F], [F], [H]
+  const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;  // [F], [F], [H]
 };
 
 /// What one call wants of one expert.
 struct ExpertNeed {
   ExpertId expert = -1;
-  std::int32_t rows = 0;       // rows of the batch that chose it
-  float largest_weight = 0;    // over those rows
-  float mass_ahead = 0;        // smallest sum of weights that precede it in a row (HOBBIT's importance)
+  std::int32_t rows = 0;     // rows of the batch that chose it
+  float largest_weight = 0;  // over those rows
+  float mass_ahead = 0;      // smallest sum of weights that precede it in a row (HOBBIT's importance)
 };
 
 /// What kernels see of one expert: its record in the layout of the storage; null bytes mean "skipped by choice".
@@ -58,11 +58,14 @@ struct ExpertRef {
 enum class WeightOn { output, input };
 
 /// An activation combines the gate and up products of one hidden unit; ungated ones ignore `up`.
+// clang-format off: version 14 does not know requirements
 template <class A>
 concept Activation = std::is_trivially_copyable_v<A> && requires(const A a, float v) {
   { A::gated } -> std::convertible_to<bool>;
-  { a(v, v) } noexcept -> std::same_as<float>;
+  { a(v, v) }
+  noexcept->std::same_as<float>;
 };
+// clang-format on
 
 /// silu(gate) * up (Shazeer 2020, "GLU Variants Improve Transformer").
 struct SwiGlu {

@@ -1,6 +1,8 @@
 // The first error line of a wrong policy: one static_assert per requirement, with what to write.
 #pragma once
 
+// clang-format off: version 14 does not know requirements
+
 #include <moe/concepts.hpp>
 #include <moe/gate.hpp>
 
@@ -188,3 +190,4 @@ struct explain {
 };
 
 }  // namespace moe::detail
+// clang-format on

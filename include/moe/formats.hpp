@@ -61,7 +61,7 @@ struct format_traits<q8_0> {
     float largest = 0;
     for (int i = 0; i < count; ++i) largest = std::fmax(largest, std::fabs(values[i]));
     const float step = largest / 127.0f;
-    const float inverse = step >= 0x1p-126f ? 1.0f / step : 0.0f;   // finite; smaller scales are zero in binary16
+    const float inverse = step >= 0x1p-126f ? 1.0f / step : 0.0f;  // finite; smaller scales are zero in binary16
     out.scale = f16(step);
     out.codes = {};
     for (int i = 0; i < count; ++i) {
@@ -74,7 +74,10 @@ struct format_traits<q8_0> {
 };
 
 template <class F>
-concept WeightFormat = requires { format_traits<F>::name; typename format_traits<F>::code; };
+concept WeightFormat = requires {
+  format_traits<F>::name;
+  typename format_traits<F>::code;
+};
 
 template <class F>
 inline constexpr bool is_scaled = format_traits<F>::block > 1;

@@ -54,7 +54,7 @@ class Workspace<host_memory> {
   host_queue queue_;
 };
 
-Workspace(WorkspaceSize) -> Workspace<host_memory>;
+Workspace(WorkspaceSize)->Workspace<host_memory>;
 
 /// Sizes of one call. `experts` counts networks only; `logits` is zero when the call brings its own.
 struct Dims {
@@ -66,14 +66,14 @@ template <class M = host_memory>
 struct Frame {
   Dims dims;
   IdMap ids;
-  int first_token = 0;                 // where these rows begin in a call that was cut into chunks
+  int first_token = 0;  // where these rows begin in a call that was cut into chunks
   typename M::queue* queue = nullptr;
-  View<float, M> logits;               // [T,L]
-  RoutingTable<M> table;               // [T,K]
+  View<float, M> logits;  // [T,L]
+  RoutingTable<M> table;  // [T,K]
   Dispatch<M> dispatch;
-  View<float, M> mid, partial;         // [T*K, F], [T*K, H], by entry
-  void* scratch = nullptr;             // the executor's own
-  ExpertNeed* needs = nullptr;         // [E], staging
+  View<float, M> mid, partial;  // [T*K, F], [T*K, H], by entry
+  void* scratch = nullptr;      // the executor's own
+  ExpertNeed* needs = nullptr;  // [E], staging
 };
 
 // ---- Wave: experts that are computed together
@@ -121,17 +121,18 @@ class Wave {
 /// Arguments of one forward. Only `x` and `y` are mandatory; they must not overlap.
 template <class M = host_memory>
 struct Call {
-  View<const float, M> x{};                 // [T,H] what the experts see
-  View<float, M> y{};                       // [T,H] result, overwritten
-  View<const float, M> x_router{};          // [T,H'] what the gate sees, if not x
-  View<const float, M> logits{};            // [T,L] instead of the gate
-  const RoutingTable<M>* table = nullptr;   // [T,K] instead of gate and router
+  View<const float, M> x{};                // [T,H] what the experts see
+  View<float, M> y{};                      // [T,H] result, overwritten
+  View<const float, M> x_router{};         // [T,H'] what the gate sees, if not x
+  View<const float, M> logits{};           // [T,L] instead of the gate
+  const RoutingTable<M>* table = nullptr;  // [T,K] instead of gate and router
   RouteContext<M> context{};
-  int max_slots = 0;                        // slots per token in this call; 0: the router's own
+  int max_slots = 0;  // slots per token in this call; 0: the router's own
 };
 
 /// Callbacks of one call, an argument of `forward`: any subset of
-/// logits(View<const float, M>), routed(const Frame<M>&), wave(Row<const ExpertRef>), done(const Frame<M>&), each const.
+/// logits(View<const float, M>), routed(const Frame<M>&), wave(Row<const ExpertRef>), done(const Frame<M>&), each
+/// const.
 struct NoObserver {};
 
 }  // namespace moe

@@ -102,20 +102,26 @@ class MoELayer {
 
   /// Throws Error if gate, router, storage and form do not fit each other.
   MoELayer(Gate gate, Router router, Storage storage, Executor executor, Form form = {}, Shared shared = {})
-      : gate_(std::move(gate)), router_(std::move(router)), storage_(std::move(storage)), executor_(std::move(executor)),
-        form_(std::move(form)), shared_(std::move(shared)) {
+      : gate_(std::move(gate)),
+        router_(std::move(router)),
+        storage_(std::move(storage)),
+        executor_(std::move(executor)),
+        form_(std::move(form)),
+        shared_(std::move(shared)) {
     if constexpr (sound) check_parts();
   }
 
   /// What a workspace needs for calls that compute `max_tokens` rows at once. Longer calls are cut into chunks that
   /// fit, with the same results.
   WorkspaceSize workspace(int max_tokens) const {
-    if constexpr (sound) return measure(max_tokens, router_.max_slots());
-    else return {};
+    if constexpr (sound)
+      return measure(max_tokens, router_.max_slots());
+    else
+      return {};
   }
 
-  /// Computes call.y from call.x. Throws Error for arguments that do not fit, and what the storage throws (IoError) when
-  /// experts cannot be read; then y is unspecified and the layer stays usable.
+  /// Computes call.y from call.x. Throws Error for arguments that do not fit, and what the storage throws (IoError)
+  /// when experts cannot be read; then y is unspecified and the layer stays usable.
   template <class Observer = NoObserver>
   void forward(const Call<memory>& call, Workspace<memory>& ws, Observer&& observer = {}) const {
     if constexpr (sound) {
@@ -153,9 +159,11 @@ class MoELayer {
 
   // ---- sizes and checks
 
-  int width() const noexcept {   // of the layer; the experts' own width differs under an envelope
-    if constexpr (enveloped) return form_.envelope.outer_width();
-    else return hidden();
+  int width() const noexcept {  // of the layer; the experts' own width differs under an envelope
+    if constexpr (enveloped)
+      return form_.envelope.outer_width();
+    else
+      return hidden();
   }
   Dims dims(int tokens, int slots) const {
     const ExpertShape s = storage_.shape();
@@ -168,9 +176,11 @@ class MoELayer {
     if constexpr (!std::is_same_v<Gate, NoGate>)
       require_equal(where, "rows of the gate", router_.num_logits(), gate_.outputs());
     require_equal(where, "gated experts (1 yes, 0 no)", int{Form::activation::gated}, int{storage_.shape().gated});
-    if (router_.max_slots() < 1) raise(Error(where, "slots per token", "at least 1", std::to_string(router_.max_slots())));
+    if (router_.max_slots() < 1)
+      raise(Error(where, "slots per token", "at least 1", std::to_string(router_.max_slots())));
     if constexpr (enveloped) require_equal(where, "width of the envelope", hidden(), form_.envelope.width());
-    if constexpr (any_shared) require_equal(where, "hidden width of the shared experts", width(), shared_.storage.shape().hidden);
+    if constexpr (any_shared)
+      require_equal(where, "hidden width of the shared experts", width(), shared_.storage.shape().hidden);
   }
 
   void check_call(const Call<memory>& c) const {
@@ -183,7 +193,8 @@ class MoELayer {
       raise(Error(where, "max_slots", concat("0 to ", router_.max_slots()), std::to_string(c.max_slots)));
     if (c.table != nullptr) {
       require_equal(where, "rows of the table", tokens, c.table->slots.rows);
-      if (c.table->slots.cols < 1) raise(Error(where, "columns of the table", "at least 1", std::to_string(c.table->slots.cols)));
+      if (c.table->slots.cols < 1)
+        raise(Error(where, "columns of the table", "at least 1", std::to_string(c.table->slots.cols)));
       return;
     }
     check_routing(c);
@@ -207,7 +218,8 @@ class MoELayer {
   template <Uses use>
   static void require_context(const int* given, const char* name) {
     if constexpr (contains(uses_of<Router>(), use))
-      if (given == nullptr) raise(Error("moe::MoELayer::forward", "what this router needs", concat("Call::", name), "null"));
+      if (given == nullptr)
+        raise(Error("moe::MoELayer::forward", "what this router needs", concat("Call::", name), "null"));
   }
   void require_output(const Call<memory>& c) const {
     require_equal("moe::MoELayer::forward", "rows of y", c.x.rows, c.y.rows);
@@ -227,7 +239,7 @@ class MoELayer {
   struct Carved {
     Frame<memory> frame;
     Frame<memory> shared;
-    View<float, memory> inner_x, inner_y;   // [T, width of the experts], only under an envelope
+    View<float, memory> inner_x, inner_y;  // [T, width of the experts], only under an envelope
     std::uint32_t* resident = nullptr;
     ExpertRef* refs = nullptr;
     PinType* pins = nullptr;
@@ -287,7 +299,7 @@ class MoELayer {
         raise(Error("moe::MoELayer::forward", "workspace of a router that looks at the whole batch",
                     concat(tokens, " rows"), std::to_string(rows)));
     int first = 0;
-    do {   // at least once: a storage may count its layers' turns
+    do {  // at least once: a storage may count its layers' turns
       const int n = rows < tokens - first ? rows : tokens - first;
       f(slice(call, first, n), first);
       first += n;
@@ -300,7 +312,7 @@ class MoELayer {
     if (call.x_router.data != nullptr) c.x_router = call.x_router.slice(first, n);
     if (call.logits.data != nullptr) c.logits = call.logits.slice(first, n);
     c.context = call.context.slice(first);
-    return c;   // the table is sliced where it is copied
+    return c;  // the table is sliced where it is copied
   }
 
   // ---- the walk
@@ -361,8 +373,10 @@ class MoELayer {
       storage_.residency(resident);
       context.resident = resident;
     }
-    if constexpr (BatchRouter<Router>) router_.route(context, logits, f.table);
-    else executor_.rows(f, f.dims.tokens, detail::SelectRow<Router, memory>{router_, f.table, context, logits});
+    if constexpr (BatchRouter<Router>)
+      router_.route(context, logits, f.table);
+    else
+      executor_.rows(f, f.dims.tokens, detail::SelectRow<Router, memory>{router_, f.table, context, logits});
   }
 
   void admit_columns(Frame<memory>& f) const {
@@ -383,7 +397,7 @@ class MoELayer {
       Wave<PinType> wave{carved.refs, carved.pins};
       detail::AbandonGuard guard{storage_, wave};
       bool first = true;
-      do {   // the wave is given back before the next acquire may wait: nobody holds while waiting
+      do {  // the wave is given back before the next acquire may wait: nobody holds while waiting
         todo = storage_.acquire(todo, wave, *f.queue);
         if constexpr (requires { observer.wave(wave.refs()); }) observer.wave(wave.refs());
         executor_.experts(f, x, wave.refs(), Formats{}, shape, form_, Part{first, todo.empty(), true});
@@ -399,7 +413,8 @@ class MoELayer {
     using Formats = typename decltype(shared_.storage)::formats;
     shared_.weigh(executor_, f, call.x);
     executor_.group(f);
-    executor_.experts(f, call.x, shared_.storage.table(), Formats{}, shared_.storage.shape(), shared_.form, Part{true, true, false});
+    executor_.experts(f, call.x, shared_.storage.table(), Formats{}, shared_.storage.shape(), shared_.form,
+                      Part{true, true, false});
     executor_.combine(f, call.x, shared_.form, call.y, true);
   }
 

@@ -35,8 +35,10 @@ struct PanelLayout {
   static constexpr std::size_t block_bytes() {
     using traits = format_traits<F>;
     constexpr std::size_t codes = sizeof(typename traits::code) * traits::block * width;
-    if constexpr (is_scaled<F>) return codes + sizeof(typename traits::scale) * width;
-    else return codes;
+    if constexpr (is_scaled<F>)
+      return codes + sizeof(typename traits::scale) * width;
+    else
+      return codes;
   }
   template <WeightFormat F>
   static constexpr std::size_t panel_bytes(int inputs) {
@@ -51,7 +53,9 @@ struct PanelLayout {
   static constexpr RecordOffsets offsets(const ExpertShape& s) {
     using P = projection_formats<Format>;
     const auto projections = static_cast<std::size_t>(s.gated ? 2 : 1);
-    const auto bias = [&](int n) { return s.biased ? sizeof(float) * static_cast<std::size_t>(round_up(n, width)) : 0; };
+    const auto bias = [&](int n) {
+      return s.biased ? sizeof(float) * static_cast<std::size_t>(round_up(n, width)) : 0;
+    };
     RecordOffsets o;
     o.down = round_up(projections * matrix_bytes<typename P::up>(s.ffn, s.hidden), alignment);
     o.up_bias = o.down + round_up(matrix_bytes<typename P::down>(s.hidden, s.ffn), alignment);
@@ -60,13 +64,17 @@ struct PanelLayout {
     return o;
   }
   template <class Format>
-  static constexpr std::size_t record_bytes(const ExpertShape& s) { return offsets<Format>(s).bytes; }
+  static constexpr std::size_t record_bytes(const ExpertShape& s) {
+    return offsets<Format>(s).bytes;
+  }
 
   /// Position of a column inside one input's 32 codes.
   template <WeightFormat F>
   static constexpr int position(int column) {
-    if constexpr (std::is_same_v<F, bf16>) return column < 16 ? 2 * column : 2 * (column - 16) + 1;
-    else return column;
+    if constexpr (std::is_same_v<F, bf16>)
+      return column < 16 ? 2 * column : 2 * (column - 16) + 1;
+    else
+      return column;
   }
 
   /// Packs one expert into `record` (record_bytes<Format>(shape) bytes, 64-byte aligned). Padding is written as zero.
@@ -89,8 +97,8 @@ struct PanelLayout {
   template <WeightFormat F>
   static float element(const std::byte* panels, std::size_t stride, int output, int input) {
     using traits = format_traits<F>;
-    const std::byte* block =
-        panels + static_cast<std::size_t>(output / width) * stride + static_cast<std::size_t>(input / traits::block) * block_bytes<F>();
+    const std::byte* block = panels + static_cast<std::size_t>(output / width) * stride +
+                             static_cast<std::size_t>(input / traits::block) * block_bytes<F>();
     const int column = output % width;
     float scale = 1;
     if constexpr (is_scaled<F>) {
@@ -137,7 +145,8 @@ struct PanelLayout {
     if constexpr (is_scaled<F>) {
       reinterpret_cast<typename traits::scale*>(block)[column] = encoded.scale;
       auto* codes = reinterpret_cast<typename traits::code*>(block + sizeof(typename traits::scale) * width);
-      for (int i = 0; i < traits::block; ++i) codes[i * width + position<F>(column)] = encoded.codes[static_cast<std::size_t>(i)];
+      for (int i = 0; i < traits::block; ++i)
+        codes[i * width + position<F>(column)] = encoded.codes[static_cast<std::size_t>(i)];
     } else {
       reinterpret_cast<F*>(block)[position<F>(column)] = encoded;
     }

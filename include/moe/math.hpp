@@ -18,11 +18,11 @@ MOE_HD inline float fma(float a, float b, float c) noexcept { return std::fma(a,
 /// Coefficients of `exp`, shared with the vector kernels so that they give the same bits.
 struct ExpConstants {
   static constexpr float log2e = 0x1.715476p+0f;
-  static constexpr float ln2_high = 0x1.62e4p-1f;      // exact when multiplied by any exponent
+  static constexpr float ln2_high = 0x1.62e4p-1f;  // exact when multiplied by any exponent
   static constexpr float ln2_low = 0x1.7f7d1cp-20f;
-  static constexpr float round_to_int = 0x1.8p+23f;    // adding it leaves the nearest integer in the low bits
-  static constexpr float lowest = -104.0f;             // exp rounds to zero below
-  static constexpr float highest = 89.0f;              // exp is infinite above
+  static constexpr float round_to_int = 0x1.8p+23f;  // adding it leaves the nearest integer in the low bits
+  static constexpr float lowest = -104.0f;           // exp rounds to zero below
+  static constexpr float highest = 89.0f;            // exp is infinite above
   static constexpr float c7 = 1.9875691500e-4f, c6 = 1.3981999507e-3f, c5 = 8.3334519073e-3f;
   static constexpr float c4 = 4.1665795894e-2f, c3 = 1.6666665459e-1f, c2 = 5.0000001201e-1f;
 };

@@ -19,8 +19,8 @@ struct Slot {
 /// Ids may be any number: what `IdMap` does not know adds nothing.
 template <class M = host_memory>
 struct RoutingTable {
-  View<Slot, M> slots;     // [T,K]
-  int* count = nullptr;    // [T]
+  View<Slot, M> slots;   // [T,K]
+  int* count = nullptr;  // [T]
   MOE_HD int size(int t) const noexcept { return count != nullptr ? count[t] : slots.cols; }
   MOE_HD RoutingTable slice(int first, int n) const noexcept {
     return {slots.slice(first, n), count != nullptr ? count + first : nullptr};
@@ -31,8 +31,8 @@ struct RoutingTable {
 /// An entry is token * K + slot, which is also the row of its partial output.
 template <class M = host_memory>
 struct Dispatch {
-  int* offset = nullptr;   // [E+1]
-  int* entry = nullptr;    // [T*K]
+  int* offset = nullptr;  // [E+1]
+  int* entry = nullptr;   // [T*K]
 };
 
 // ---- what a router may look at
@@ -43,7 +43,7 @@ struct RowContext {
   int row = 0, position = 0, token = -1, rule = 0;
   std::uint64_t seed = 0;
   bool decode = false;
-  const std::uint32_t *resident = nullptr, *allowed = nullptr;   // a bit per expert; null: not known, all allowed
+  const std::uint32_t *resident = nullptr, *allowed = nullptr;  // a bit per expert; null: not known, all allowed
 
   /// Uniform in [0, 1) from (seed, position, salt) by splitmix64: no state, so threads and splits do not matter.
   MOE_HD float random(std::uint32_t salt) const noexcept {
@@ -52,22 +52,31 @@ struct RowContext {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
     return static_cast<float>((z ^ (z >> 31)) >> 40) * 0x1p-24f;
   }
-  MOE_HD bool may_use(ExpertId e) const noexcept { return allowed == nullptr || ((allowed[e / 32] >> (e % 32)) & 1u) != 0; }
+  MOE_HD bool may_use(ExpertId e) const noexcept {
+    return allowed == nullptr || ((allowed[e / 32] >> (e % 32)) & 1u) != 0;
+  }
 };
 
 /// What one call tells the router; every pointer is optional and lies in memory M.
 template <class M = host_memory>
 struct RouteContext {
-  const int *tokens = nullptr, *rules = nullptr, *positions = nullptr;   // [T]
+  const int *tokens = nullptr, *rules = nullptr, *positions = nullptr;  // [T]
   std::uint64_t seed = 0;
   bool decode = false;
-  const std::uint32_t *allowed = nullptr, *resident = nullptr;           // resident is filled by the layer
-  int first_row = 0;                                                     // of this chunk in the whole call
+  const std::uint32_t *allowed = nullptr, *resident = nullptr;  // resident is filled by the layer
+  int first_row = 0;                                            // of this chunk in the whole call
 
   MOE_HD RowContext at(int t, Row<const float> logits) const noexcept {
     const int row = first_row + t;
-    return {logits, row, positions != nullptr ? positions[t] : row, tokens != nullptr ? tokens[t] : -1,
-            rules != nullptr ? rules[t] : 0, seed, decode, resident, allowed};
+    return {logits,
+            row,
+            positions != nullptr ? positions[t] : row,
+            tokens != nullptr ? tokens[t] : -1,
+            rules != nullptr ? rules[t] : 0,
+            seed,
+            decode,
+            resident,
+            allowed};
   }
   /// The context of the rows from `first` on; they keep their numbers, so that randomness does not move.
   MOE_HD RouteContext slice(int first) const noexcept {
@@ -82,8 +91,12 @@ struct RouteContext {
 
 /// What a router cannot do without: `static constexpr Uses uses = Uses::tokens | Uses::rules`.
 enum class Uses : unsigned { nothing = 0, tokens = 1, rules = 2, residency = 4, positions = 8 };
-MOE_HD constexpr Uses operator|(Uses a, Uses b) { return static_cast<Uses>(static_cast<unsigned>(a) | static_cast<unsigned>(b)); }
-MOE_HD constexpr bool contains(Uses set, Uses one) { return (static_cast<unsigned>(set) & static_cast<unsigned>(one)) != 0; }
+MOE_HD constexpr Uses operator|(Uses a, Uses b) {
+  return static_cast<Uses>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
+}
+MOE_HD constexpr bool contains(Uses set, Uses one) {
+  return (static_cast<unsigned>(set) & static_cast<unsigned>(one)) != 0;
+}
 
 // ---- by token -> by expert, on the host
 

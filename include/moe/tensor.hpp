@@ -43,8 +43,8 @@ class Row {
   constexpr Row() = default;
   MOE_HD constexpr Row(T* data, int size) : data_(data), size_(size) {}
   template <class U>
-    requires std::is_same_v<const U, T>
-  MOE_HD constexpr Row(const Row<U>& other) : data_(other.data()), size_(other.size()) {}  // NOLINT: a view of const
+  requires std::is_same_v<const U, T> MOE_HD constexpr Row(const Row<U>& other)
+      : data_(other.data()), size_(other.size()) {}  // NOLINT: a view of const
 
   MOE_HD constexpr T* data() const noexcept { return data_; }
   MOE_HD constexpr int size() const noexcept { return size_; }
@@ -80,8 +80,8 @@ struct View {
   MOE_HD constexpr View(T* d, int r, int c) : data(d), rows(r), cols(c), stride(c) {}
   MOE_HD constexpr View(T* d, int r, int c, std::ptrdiff_t s) : data(d), rows(r), cols(c), stride(s) {}
   template <class U>
-    requires std::is_same_v<const U, T>
-  MOE_HD constexpr View(const View<U, M>& o) : data(o.data), rows(o.rows), cols(o.cols), stride(o.stride) {}  // NOLINT
+  requires std::is_same_v<const U, T> MOE_HD constexpr View(const View<U, M>& o)
+      : data(o.data), rows(o.rows), cols(o.cols), stride(o.stride) {}  // NOLINT
 
   MOE_HD constexpr Row<T> row(int i) const noexcept {
     MOE_ASSERT(i >= 0 && i < rows);
@@ -147,7 +147,7 @@ class Buffer {
   static std::byte* allocate(std::size_t bytes) {
     auto* data = static_cast<std::byte*>(::operator new(bytes, alignment_of(bytes)));
 #if defined(__linux__)
-    if (bytes >= huge_page) ::madvise(data, bytes, MADV_HUGEPAGE);   // a wish: refusal changes nothing but speed
+    if (bytes >= huge_page) ::madvise(data, bytes, MADV_HUGEPAGE);  // a wish: refusal changes nothing but speed
 #endif
     return data;
   }
@@ -178,7 +178,7 @@ class Arena {
 
  private:
   std::byte* base_ = nullptr;
-  [[maybe_unused]] std::size_t capacity_ = 0;   // read by checked builds only
+  [[maybe_unused]] std::size_t capacity_ = 0;  // read by checked builds only
   std::size_t used_ = 0;
 };
 
@@ -209,7 +209,8 @@ struct f16 {
     const std::uint32_t sign = std::uint32_t{bits & 0x8000u} << 16;
     const std::uint32_t exponent = (bits >> 10) & 31u;
     const std::uint32_t mantissa = bits & 1023u;
-    if (exponent == 31) return bit_cast<float>(sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0u));
+    if (exponent == 31)
+      return bit_cast<float>(sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0u));
     if (exponent != 0) return bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
     return sign != 0 ? -magnitude : magnitude;

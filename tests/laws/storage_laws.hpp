@@ -48,7 +48,8 @@ void serves_each_need_once(const Make& make) {
   fixture::Plan plan;
   const Source source{weights.packed<moe::bf16>(), &plan};
   const auto storage = make(source);
-  for (const std::vector<moe::ExpertId>& wanted : {std::vector<moe::ExpertId>{}, {3}, {0, 1, 2, 3, 4, 5, 6}, {6, 1}, {5, 4, 3, 2, 1, 0}}) {
+  for (const std::vector<moe::ExpertId>& wanted :
+       {std::vector<moe::ExpertId>{}, {3}, {0, 1, 2, 3, 4, 5, 6}, {6, 1}, {5, 4, 3, 2, 1, 0}}) {
     std::vector<int> times(experts, 0);
     lend_all(storage, wanted, [&](const moe::ExpertRef& ref) {
       ++times[static_cast<std::size_t>(ref.expert)];
@@ -70,8 +71,8 @@ void computes_the_same_bits(const Make& make) {
   fixture::Plan plan;
   const Source source{weights.packed<moe::bf16>(), &plan};
   const moe::TopK router{.experts = experts, .k = 3};
-  const std::vector<float> expected =
-      fixture::outputs(moe::MoELayer{in.linear(), router, moe::Resident{source}, moe::Cpu{.threads = 1}}, in, in.tokens);
+  const std::vector<float> expected = fixture::outputs(
+      moe::MoELayer{in.linear(), router, moe::Resident{source}, moe::Cpu{.threads = 1}}, in, in.tokens);
   for (const int threads : {1, 2, 5}) {
     const moe::MoELayer layer{in.linear(), router, make(source), moe::Cpu{.threads = threads}};
     for (const int chunk : {1, 4, 29}) CHECK(fixture::outputs(layer, in, chunk) == expected);
@@ -82,12 +83,12 @@ void computes_the_same_bits(const Make& make) {
 template <class Make>
 void survives_every_failing_read(const Make& make) {
   const fixture::RandomExperts weights(shape, experts, 4);
-  const fixture::Inputs in(29, shape.hidden, experts, 5);   // every expert is wanted
+  const fixture::Inputs in(29, shape.hidden, experts, 5);  // every expert is wanted
   fixture::Plan plan;
   const Source source{weights.packed<moe::bf16>(), &plan};
   const moe::TopK router{.experts = experts, .k = 3};
-  const std::vector<float> expected =
-      fixture::outputs(moe::MoELayer{in.linear(), router, moe::Resident{source}, moe::Cpu{.threads = 1}}, in, in.tokens);
+  const std::vector<float> expected = fixture::outputs(
+      moe::MoELayer{in.linear(), router, moe::Resident{source}, moe::Cpu{.threads = 1}}, in, in.tokens);
   int failures = 0;
   for (int n = 0; n < experts; ++n) {
     plan.reads = 0;
@@ -95,7 +96,7 @@ void survives_every_failing_read(const Make& make) {
     plan.fail_count = 1;
     const auto attempt = [&](const auto& layer) {
       try {
-        const std::vector<float> y = fixture::outputs(layer, in, in.tokens);   // outside CHECK, which would catch
+        const std::vector<float> y = fixture::outputs(layer, in, in.tokens);  // outside CHECK, which would catch
         CHECK(y == expected);
       } catch (const moe::IoError& error) {
         CHECK(std::string(error.what()).find("injected fault") != std::string::npos);
@@ -106,7 +107,7 @@ void survives_every_failing_read(const Make& make) {
     };
     try {
       attempt(moe::MoELayer{in.linear(), router, make(source), moe::Cpu{.threads = 2}});
-    } catch (const moe::IoError&) {   // a storage that reads at construction
+    } catch (const moe::IoError&) {  // a storage that reads at construction
       ++failures;
     }
   }
@@ -122,8 +123,8 @@ void serves_several_threads(const Make& make, int threads, int rounds) {
   const Source source{weights.packed<moe::bf16>(), &plan};
   const moe::TopK router{.experts = experts, .k = 2};
   const fixture::Inputs in(6, shape.hidden, experts, 7);
-  const std::vector<float> expected =
-      fixture::outputs(moe::MoELayer{in.linear(), router, moe::Resident{source}, moe::Cpu{.threads = 1}}, in, in.tokens);
+  const std::vector<float> expected = fixture::outputs(
+      moe::MoELayer{in.linear(), router, moe::Resident{source}, moe::Cpu{.threads = 1}}, in, in.tokens);
   const moe::Cpu cpu{.threads = 2};
   const moe::MoELayer layer{in.linear(), router, make(source), cpu};
   std::atomic<int> wrong{0};

@@ -20,14 +20,16 @@ auto cached(int slots) {
 }
 auto cached_in_background(int slots) {
   return [slots](const Source& source) {
-    return moe::Cached{moe::ExpertCache{{.bytes = static_cast<std::size_t>(slots) * slot_bytes()}}, moe::Background{source, 2}};
+    return moe::Cached{moe::ExpertCache{{.bytes = static_cast<std::size_t>(slots) * slot_bytes()}},
+                       moe::Background{source, 2}};
   };
 }
 
 /// A cache with a source whose reads are counted, for tests that look at decisions.
 struct Counted {
   explicit Counted(int slots)
-      : cache({.bytes = static_cast<std::size_t>(slots) * slot_bytes()}), storage(cache, Source{weights.packed<moe::bf16>(), &plan}) {}
+      : cache({.bytes = static_cast<std::size_t>(slots) * slot_bytes()}),
+        storage(cache, Source{weights.packed<moe::bf16>(), &plan}) {}
   void use(const std::vector<moe::ExpertId>& wanted) {
     storage_laws::lend_all(storage, wanted, [](const moe::ExpertRef&) {});
   }
@@ -90,7 +92,7 @@ TEST_CASE("resident experts come in the first wave, before those that must be re
   REQUIRE(wave.refs().size() == 1);
   CHECK(wave.refs()[0].expert == 5);
   CHECK(rest.size() == 2);
-  CHECK(c.plan.reads == 3);   // both misses were started before the hit was lent
+  CHECK(c.plan.reads == 3);  // both misses were started before the hit was lent
   wave.release(queue);
   rest = c.storage.acquire(rest, wave, queue);
   CHECK(rest.empty());
@@ -121,8 +123,8 @@ TEST_CASE("an expert that is lent is never given up") {
 TEST_CASE("a budget below one record is refused with the bytes that are needed") {
   const fixture::RandomExperts weights(shape, experts, 1);
   const moe::ExpertCache cache{{.bytes = slot_bytes() - 1}};
-  const std::string expected = "moe::ExpertCache: budget in bytes: expected at least one record, " + std::to_string(slot_bytes()) +
-                               ", found " + std::to_string(slot_bytes() - 1);
+  const std::string expected = "moe::ExpertCache: budget in bytes: expected at least one record, " +
+                               std::to_string(slot_bytes()) + ", found " + std::to_string(slot_bytes() - 1);
   CHECK_THROWS_WITH_AS((moe::Cached{cache, weights.packed<moe::bf16>()}), expected.c_str(), moe::Error);
 }
 
@@ -227,7 +229,8 @@ TEST_CASE("threads with different appetites share two slots without standing sti
   for (int h = 0; h < 6; ++h)
     hosts.emplace_back([&, h] {
       for (int r = 0; r < 100; ++r)
-        storage_laws::lend_all(c.storage, {h, (h + r + 1) % experts == h ? (h + r + 2) % experts : (h + r + 1) % experts},
+        storage_laws::lend_all(c.storage,
+                               {h, (h + r + 1) % experts == h ? (h + r + 2) % experts : (h + r + 1) % experts},
                                [&](const moe::ExpertRef&) { ++served; });
     });
   for (std::thread& host : hosts) host.join();

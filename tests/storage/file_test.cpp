@@ -12,7 +12,8 @@ constexpr int experts = 5, layers = 3;
 /// A record file of three layers in a folder of its own.
 struct Written {
   Written() {
-    for (unsigned l = 0; l < layers; ++l) weights.push_back(std::make_unique<fixture::RandomExperts>(shape, experts, l));
+    for (unsigned l = 0; l < layers; ++l)
+      weights.push_back(std::make_unique<fixture::RandomExperts>(shape, experts, l));
     std::vector<moe::Packed<moe::bf16>> sources;
     for (const auto& w : weights) sources.push_back(w->packed<moe::bf16>());
     moe::write_records(path, std::span<const moe::Packed<moe::bf16>>(sources));
@@ -55,7 +56,8 @@ TEST_CASE("records come back as they were written, for every layer and expert") 
   CHECK(file.shape() == shape);
   for (int l = 0; l < layers; ++l)
     for (moe::ExpertId e = 0; e < experts; ++e) {
-      const std::vector<std::byte> expected = fixture::record(w.weights[static_cast<std::size_t>(l)]->packed<moe::bf16>(), e);
+      const std::vector<std::byte> expected =
+          fixture::record(w.weights[static_cast<std::size_t>(l)]->packed<moe::bf16>(), e);
       std::vector<std::byte> found = fixture::record(file.layer(l), e);
       found.resize(expected.size());
       CHECK(found == expected);
@@ -82,10 +84,13 @@ TEST_CASE("a layer over a file, resident or cached, computes the bits of packed 
   const moe::TopK router{.experts = experts, .k = 2};
   const moe::File<moe::bf16> file{w.path, {.layer = 1}};
   const std::vector<float> expected = fixture::outputs(
-      moe::MoELayer{in.linear(), router, moe::Resident{w.weights[1]->packed<moe::bf16>()}, moe::Cpu{.threads = 1}}, in, 9);
-  CHECK(fixture::outputs(moe::MoELayer{in.linear(), router, moe::Resident{file}, moe::Cpu{.threads = 2}}, in, 4) == expected);
+      moe::MoELayer{in.linear(), router, moe::Resident{w.weights[1]->packed<moe::bf16>()}, moe::Cpu{.threads = 1}}, in,
+      9);
+  CHECK(fixture::outputs(moe::MoELayer{in.linear(), router, moe::Resident{file}, moe::Cpu{.threads = 2}}, in, 4) ==
+        expected);
   const moe::ExpertCache cache{{.bytes = 2 * file.bytes(0)}};
-  CHECK(fixture::outputs(moe::MoELayer{in.linear(), router, moe::Cached{cache, file}, moe::Cpu{.threads = 2}}, in, 4) == expected);
+  CHECK(fixture::outputs(moe::MoELayer{in.linear(), router, moe::Cached{cache, file}, moe::Cpu{.threads = 2}}, in, 4) ==
+        expected);
 }
 
 TEST_CASE("every field of the head is checked, and the message says which") {
@@ -126,7 +131,8 @@ TEST_CASE("a file in another format is refused when it is opened") {
 
 TEST_CASE("layers outside the file are refused") {
   const Written w;
-  CHECK_THROWS_WITH_AS((moe::File<moe::bf16>{w.path, {.layer = 3}}), (w.path + ": layer: expected 0 to 2, found 3").c_str(), moe::Error);
+  CHECK_THROWS_WITH_AS((moe::File<moe::bf16>{w.path, {.layer = 3}}),
+                       (w.path + ": layer: expected 0 to 2, found 3").c_str(), moe::Error);
   CHECK_THROWS_AS(moe::File<moe::bf16>{w.path}.layer(-1), moe::Error);
 }
 

@@ -3,9 +3,9 @@
 using vec = __m256;
 using ivec = __m256i;
 inline constexpr int lanes = 8;
-inline constexpr int row_tile = 6;    // 6 x 16 columns: 12 sums, 2 weights, 1 input in 16 registers
+inline constexpr int row_tile = 6;  // 6 x 16 columns: 12 sums, 2 weights, 1 input in 16 registers
 inline constexpr int tile_vecs = 2;
-inline constexpr int dot_rows = 3;   // rows that share a weight in `linear`: 12 sums
+inline constexpr int dot_rows = 3;  // rows that share a weight in `linear`: 12 sums
 
 inline vec broadcast(float x) { return _mm256_set1_ps(x); }
 inline vec load(const float* p) { return _mm256_loadu_ps(p); }
@@ -15,8 +15,8 @@ inline vec add(vec a, vec b) { return _mm256_add_ps(a, b); }
 inline vec sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 inline vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 inline vec div(vec a, vec b) { return _mm256_div_ps(a, b); }
-inline vec min(vec a, vec b) { return _mm256_min_ps(a, b); }   // b if either is NaN
-inline vec max(vec a, vec b) { return _mm256_max_ps(a, b); }   // b if either is NaN
+inline vec min(vec a, vec b) { return _mm256_min_ps(a, b); }  // b if either is NaN
+inline vec max(vec a, vec b) { return _mm256_max_ps(a, b); }  // b if either is NaN
 inline ivec to_int(vec v) { return _mm256_cvtps_epi32(v); }
 inline ivec half(ivec v) { return _mm256_srai_epi32(v, 1); }
 inline ivec sub(ivec a, ivec b) { return _mm256_sub_epi32(a, b); }

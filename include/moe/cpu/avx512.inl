@@ -1,13 +1,14 @@
-// The primitives of AVX-512 (F, BW, DQ, VL): sixteen lanes. Included into namespace moe::cpu::avx512, inside its region.
+// The primitives of AVX-512 (F, BW, DQ, VL): sixteen lanes. Included into namespace moe::cpu::avx512, inside its
+// region.
 //
 // Zero-masked forms where the plain ones make g++ 12 warn, in the user's build, about the system header's temporaries.
 
 using vec = __m512;
 using ivec = __m512i;
 inline constexpr int lanes = 16;
-inline constexpr int row_tile = 8;    // 8 x 32 columns: 16 sums, 2 weights, 1 input of 32 registers
+inline constexpr int row_tile = 8;  // 8 x 32 columns: 16 sums, 2 weights, 1 input of 32 registers
 inline constexpr int tile_vecs = 2;
-inline constexpr int dot_rows = 4;   // rows that share a weight in `linear`: 8 sums hide the latency of fma
+inline constexpr int dot_rows = 4;  // rows that share a weight in `linear`: 8 sums hide the latency of fma
 inline constexpr __mmask16 every = 0xffff;
 
 inline vec broadcast(float x) { return _mm512_set1_ps(x); }
@@ -18,8 +19,8 @@ inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
 inline vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 inline vec div(vec a, vec b) { return _mm512_div_ps(a, b); }
-inline vec min(vec a, vec b) { return _mm512_maskz_min_ps(every, a, b); }   // b if either is NaN
-inline vec max(vec a, vec b) { return _mm512_maskz_max_ps(every, a, b); }   // b if either is NaN
+inline vec min(vec a, vec b) { return _mm512_maskz_min_ps(every, a, b); }  // b if either is NaN
+inline vec max(vec a, vec b) { return _mm512_maskz_max_ps(every, a, b); }  // b if either is NaN
 inline ivec to_int(vec v) { return _mm512_maskz_cvtps_epi32(every, v); }
 inline ivec half(ivec v) { return _mm512_maskz_srai_epi32(every, v, 1); }
 inline ivec sub(ivec a, ivec b) { return _mm512_sub_epi32(a, b); }

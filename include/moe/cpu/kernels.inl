@@ -5,7 +5,7 @@
 // sums in memory.
 
 inline constexpr int width = PanelLayout::width;
-inline constexpr int vecs = width / lanes;   // vectors of one panel
+inline constexpr int vecs = width / lanes;  // vectors of one panel
 
 inline vec exp(vec x) {
   using k = ExpConstants;
@@ -68,9 +68,10 @@ inline void accumulate_scaled(const std::byte* block, int inputs, const float* c
     const auto* codes = reinterpret_cast<const typename traits::code*>(scales + width);
     vec part[R][V];
     MOE_UNROLL
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
       MOE_UNROLL
       for (int v = 0; v < V; ++v) part[r][v] = broadcast(0.0f);
+    }
     const int left = inputs - k;
     accumulate<V0>(codes, left < traits::block ? left : traits::block, x, k, part);
     MOE_UNROLL
@@ -92,12 +93,15 @@ inline void multiply(const std::byte* panel_bytes, int inputs, const float* cons
     MOE_UNROLL
     for (int v = 0; v < V; ++v) sum[r][v] = broadcast(0.0f);
   }
-  if constexpr (is_scaled<F>) accumulate_scaled<F, V0>(panel_bytes, inputs, x, sum);
-  else accumulate<V0>(reinterpret_cast<const F*>(panel_bytes), inputs, x, 0, sum);
+  if constexpr (is_scaled<F>)
+    accumulate_scaled<F, V0>(panel_bytes, inputs, x, sum);
+  else
+    accumulate<V0>(reinterpret_cast<const F*>(panel_bytes), inputs, x, 0, sum);
   MOE_UNROLL
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r) {
     MOE_UNROLL
     for (int v = 0; v < V; ++v) store(out + r * width + (V0 + v) * lanes, sum[r][v]);
+  }
 }
 
 /// out [R, 32] = R rows times one panel.

@@ -1,4 +1,5 @@
-// Opens one target region per instruction set and includes its primitives and the kernels into it; detection and choice.
+// Opens one target region per instruction set and includes its primitives and the kernels into it; detection and
+// choice.
 //
 // Everything that the regions need is included before the first of them: a header first seen inside a region would emit
 // its inline functions with that region's instructions, and the linker may hand those to code that must run without.
@@ -25,8 +26,10 @@
 namespace moe::cpu {
 inline namespace MOE_BASELINE {
 namespace scalar {
-#include <moe/cpu/scalar.inl>
+// clang-format off: primitives before kernels
 #include <moe/cpu/kernels.inl>
+#include <moe/cpu/scalar.inl>
+// clang-format on
 }  // namespace scalar
 }  // namespace MOE_BASELINE
 }  // namespace moe::cpu
@@ -54,7 +57,8 @@ namespace avx2 {
 #endif
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")

@@ -20,8 +20,8 @@ namespace moe {
 class ThreadPool {
  public:
   struct Options {
-    int threads = 0;                           // the caller included; 0: one per hardware thread
-    std::chrono::microseconds spin{50};        // how long an idle worker watches before it sleeps
+    int threads = 0;                     // the caller included; 0: one per hardware thread
+    std::chrono::microseconds spin{50};  // how long an idle worker watches before it sleeps
   };
 
   explicit ThreadPool(Options options) : spin_(options.spin) {
@@ -88,7 +88,8 @@ class ThreadPool {
     while (wait_for_job(seen)) {
       std::uint64_t state = state_.load(std::memory_order_relaxed);
       while ((state & is_open) != 0) {
-        if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire, std::memory_order_relaxed)) continue;
+        if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire, std::memory_order_relaxed))
+          continue;
         take_tasks();
         state_.fetch_sub(1, std::memory_order_release);
         break;

@@ -11,18 +11,18 @@ namespace moe::cpu {
 /// Some panels of one projection of one expert, over all rows that chose it. Row i reads input row entry[i] / slots and
 /// writes output row entry[i].
 struct Product {
-  const std::byte* panels = nullptr;   // the first one; gate and up alternate in gated projections
+  const std::byte* panels = nullptr;  // the first one; gate and up alternate in gated projections
   std::size_t panel_bytes = 0;
-  int panel_count = 0;                 // output panels: a gate and its up count as one
+  int panel_count = 0;  // output panels: a gate and its up count as one
   int inputs = 0;
-  const float* bias = nullptr;         // of the first panel, in the order of the panels; null: none
+  const float* bias = nullptr;  // of the first panel, in the order of the panels; null: none
   const float* in = nullptr;
   std::ptrdiff_t in_stride = 0;
-  int slots = 1;                       // rows of the output per row of the input
+  int slots = 1;  // rows of the output per row of the input
   const int* entry = nullptr;
   int rows = 0;
-  const Slot* weights = nullptr;       // by entry: multiplies the products before the bias; null: one
-  float* out = nullptr;                // column 0 of the first panel, row 0
+  const Slot* weights = nullptr;  // by entry: multiplies the products before the bias; null: one
+  float* out = nullptr;           // column 0 of the first panel, row 0
   std::ptrdiff_t out_stride = 0;
 };
 
@@ -43,8 +43,8 @@ struct Sum {
   const Slot* slots = nullptr;
   int count = 0;
   IdMap ids;
-  bool weighted = true;                // false: the weight was applied to the input
-  const float* partial = nullptr;      // row of the first slot
+  bool weighted = true;            // false: the weight was applied to the input
+  const float* partial = nullptr;  // row of the first slot
   std::ptrdiff_t stride = 0;
   const float* x = nullptr;
   float* y = nullptr;

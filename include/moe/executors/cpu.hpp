@@ -20,12 +20,13 @@ struct CpuExecutor {
   using memory = host_memory;
   using layout = PanelLayout;
 
-  int threads = 0;                        // 0: one per hardware thread
+  int threads = 0;  // 0: one per hardware thread
   Isa isa = cpu::best_isa();
   std::shared_ptr<Pool> pool = std::make_shared<Pool>(threads);
 
   Frame<memory> carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
-    if (!cpu::supports(isa)) raise(Error("moe::Cpu", "instruction set", "one that this machine has", std::string(isa_name(isa))));
+    if (!cpu::supports(isa))
+      raise(Error("moe::Cpu", "instruction set", "one that this machine has", std::string(isa_name(isa))));
     const auto n = [](int a, int b = 1) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
     Frame<memory> f;
     f.dims = d;
@@ -43,15 +44,16 @@ struct CpuExecutor {
   /// Calls row(i) for i in [0, n).
   template <class F>
   void rows(Frame<memory>&, int n, const F& row) const {
-    constexpr int piece = 16;   // a row is a fraction of a microsecond
+    constexpr int piece = 16;  // a row is a fraction of a microsecond
     pool->run(pieces(n, piece), [&](int p) {
       for (int i = p * piece; i < n && i < (p + 1) * piece; ++i) row(i);
     });
   }
 
   /// out [T,N] = in [T,H] weight [N,H]^T + bias.
-  void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias, View<float> out) const {
-    constexpr int outputs = 32, block = 32;   // of a task: weights and rows that stay in cache together
+  void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias,
+              View<float> out) const {
+    constexpr int outputs = 32, block = 32;  // of a task: weights and rows that stay in cache together
     const cpu::DotKernel dot = cpu::dot_kernel(isa);
     const int across = pieces(weight.rows, outputs);
     pool->run(across * pieces(in.rows, block), [&](int task) {
@@ -74,12 +76,13 @@ struct CpuExecutor {
 
   /// Writes the partial rows of every entry of these experts: one grouped product per projection.
   template <class... F, class Form>
-  void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list, const ExpertShape& s,
-               const Form& form, Part) const {
+  void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
+               const ExpertShape& s, const Form& form, Part) const {
     const Row<const int> active = with_rows(f, refs);
     for_each_share(active.size(), pieces(s.ffn, PanelLayout::width), [&](int i, int first, int count) {
       const ExpertRef& ref = refs[active[i]];
-      with_format(list, ref.format, [&](auto tag) { up<typename decltype(tag)::type>(f, in, ref, s, form, first, count); });
+      with_format(list, ref.format,
+                  [&](auto tag) { up<typename decltype(tag)::type>(f, in, ref, s, form, first, count); });
     });
     for_each_share(active.size(), pieces(s.hidden, PanelLayout::width), [&](int i, int first, int count) {
       const ExpertRef& ref = refs[active[i]];
@@ -124,7 +127,8 @@ struct CpuExecutor {
     for (int i = 0; i < refs.size(); ++i) {
       const Row<const int> rows = entries(f, refs[i].expert);
       if (rows.empty()) continue;
-      if (refs[i].bytes != nullptr) active[n++] = i;
+      if (refs[i].bytes != nullptr)
+        active[n++] = i;
       else
         for (const int entry : rows)
           std::memset(f.partial.row(entry).data(), 0, sizeof(float) * static_cast<std::size_t>(f.partial.stride));
@@ -147,8 +151,8 @@ struct CpuExecutor {
   }
 
   template <class Format, class Form>
-  void up(Frame<memory>& f, View<const float> in, const ExpertRef& ref, const ExpertShape& s, const Form& form, int first,
-          int count) const {
+  void up(Frame<memory>& f, View<const float> in, const ExpertRef& ref, const ExpertShape& s, const Form& form,
+          int first, int count) const {
     using Up = typename projection_formats<Format>::up;
     using Act = typename Form::activation;
     constexpr int sides = Act::gated ? 2 : 1;
@@ -160,7 +164,8 @@ struct CpuExecutor {
          .panel_bytes = bytes,
          .panel_count = count,
          .inputs = s.hidden,
-         .bias = s.biased ? reinterpret_cast<const float*>(ref.bytes + o.up_bias) + first * sides * PanelLayout::width : nullptr,
+         .bias = s.biased ? reinterpret_cast<const float*>(ref.bytes + o.up_bias) + first * sides * PanelLayout::width
+                          : nullptr,
          .in = in.data,
          .in_stride = in.stride,
          .slots = f.dims.slots,
@@ -183,7 +188,8 @@ struct CpuExecutor {
          .panel_bytes = bytes,
          .panel_count = count,
          .inputs = s.ffn,
-         .bias = s.biased ? reinterpret_cast<const float*>(ref.bytes + o.down_bias) + first * PanelLayout::width : nullptr,
+         .bias =
+             s.biased ? reinterpret_cast<const float*>(ref.bytes + o.down_bias) + first * PanelLayout::width : nullptr,
          .in = f.mid.data,
          .in_stride = f.mid.stride,
          .slots = 1,

@@ -8,8 +8,8 @@
 #include <filesystem>
 #include <map>
 #include <moe/error.hpp>
-#include <moe/io/text.hpp>
 #include <moe/io/safetensors_header.hpp>
+#include <moe/io/text.hpp>
 #include <numeric>
 #include <optional>
 #include <span>

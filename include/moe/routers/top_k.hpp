@@ -11,18 +11,18 @@ namespace moe {
 
 /// How a logit becomes a weight. All three are monotone, so the same experts are picked.
 enum class Score {
-  softmax_of_picked,   // softmax over the K picked logits: Granite, GPT-OSS; equals `softmax` then `by_sum()`, cheaper
-  softmax,             // softmax over all E logits: Mixtral, Qwen, OLMoE
-  sigmoid              // each logit on its own: DeepSeek-V3 and its line
+  softmax_of_picked,  // softmax over the K picked logits: Granite, GPT-OSS; equals `softmax` then `by_sum()`, cheaper
+  softmax,            // softmax over all E logits: Mixtral, Qwen, OLMoE
+  sigmoid             // each logit on its own: DeepSeek-V3 and its line
 };
 
 /// What picked weights are divided by.
 struct Normalisation {
   enum class By { nothing, sum, norm };
   By by = By::nothing;
-  float epsilon = 0;   // added to the sum
-  float floor = 0;     // the sum is at least this
-  float power = 1;     // of the norm
+  float epsilon = 0;  // added to the sum
+  float floor = 0;    // the sum is at least this
+  float power = 1;    // of the norm
 
   static constexpr Normalisation none() { return {}; }
   /// w / max(sum w + epsilon, floor). A sum of zero leaves the weights as they are.
@@ -32,7 +32,8 @@ struct Normalisation {
 
   MOE_HD float divisor(Row<const Slot> picked) const noexcept {
     float total = 0;
-    for (const Slot& s : picked) total += by == By::norm && power != 1 ? std::pow(std::fabs(s.weight), power) : s.weight;
+    for (const Slot& s : picked)
+      total += by == By::norm && power != 1 ? std::pow(std::fabs(s.weight), power) : s.weight;
     if (by == By::norm && power != 1) total = std::pow(total, 1 / power);
     total += epsilon;
     return total < floor ? floor : total;
@@ -49,7 +50,7 @@ struct TopK {
   int k = 1;
   Score score = Score::softmax_of_picked;
   Normalisation normalise = Normalisation::none();
-  float scale = 1;   // multiplies every weight, after normalising
+  float scale = 1;  // multiplies every weight, after normalising
 
   MOE_HD int num_logits() const noexcept { return experts; }
   MOE_HD int num_experts() const noexcept { return experts; }

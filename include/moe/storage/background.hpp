@@ -15,7 +15,8 @@ class Background {
   using layout = typename Source::layout;
   using formats = typename Source::formats;
 
-  explicit Background(Source source, int threads = 1) : shared_(std::make_shared<const Shared>(std::move(source), threads)) {}
+  explicit Background(Source source, int threads = 1)
+      : shared_(std::make_shared<const Shared>(std::move(source), threads)) {}
 
   ExpertShape shape() const noexcept { return shared_->source.shape(); }
   int num_experts() const noexcept { return shared_->source.num_experts(); }
@@ -37,7 +38,7 @@ class Background {
   struct Shared {
     Shared(Source s, int threads) : source(std::move(s)), queue(threads) {}
     Source source;
-    mutable ReadQueue<Job> queue;   // last: drains before the source goes
+    mutable ReadQueue<Job> queue;  // last: drains before the source goes
   };
   std::shared_ptr<const Shared> shared_;
 };

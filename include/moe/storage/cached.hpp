@@ -17,16 +17,16 @@
 namespace moe {
 
 struct CacheOptions {
-  std::size_t bytes = 0;   // for the records of all layers that share the cache
+  std::size_t bytes = 0;  // for the records of all layers that share the cache
 };
 
 /// Since construction; every need that was served is a hit or a miss.
 struct CacheStatistics {
   std::uint64_t hits = 0, misses = 0;
   std::uint64_t evictions = 0;
-  std::uint64_t loads = 0, bytes_read = 0;                 // demanded and prefetched
-  std::uint64_t prefetched = 0, prefetched_used = 0;       // loads by guess, and those that were used
-  std::uint64_t stalls = 0, stall_ns = 0;                  // times a call waited for a load, and how long
+  std::uint64_t loads = 0, bytes_read = 0;            // demanded and prefetched
+  std::uint64_t prefetched = 0, prefetched_used = 0;  // loads by guess, and those that were used
+  std::uint64_t stalls = 0, stall_ns = 0;             // times a call waited for a load, and how long
 };
 
 namespace detail {
@@ -43,10 +43,10 @@ struct CacheSlot {
   CacheEntry entry;
   Phase phase = Phase::empty;
   int pins = 0;
-  const void* claim = nullptr;     // the wave that decided to load it and has not been lent it yet
-  bool demanded = false;           // loaded for a need, not by guess; until it is lent
-  bool guessed = false;            // loaded by guess and not used since
-  CacheSlot* next = nullptr;       // list of loads that are to be started
+  const void* claim = nullptr;  // the wave that decided to load it and has not been lent it yet
+  bool demanded = false;        // loaded for a need, not by guess; until it is lent
+  bool guessed = false;         // loaded by guess and not used since
+  CacheSlot* next = nullptr;    // list of loads that are to be started
   std::optional<Error> error;
 };
 
@@ -60,8 +60,8 @@ struct CacheState {
   std::size_t record_bytes = 0;
   Buffer memory;
   std::vector<CacheSlot> slots;
-  std::vector<std::vector<CacheSlot*>> places;   // [layer][expert]
-  std::vector<int> loading;                      // [layer]
+  std::vector<std::vector<CacheSlot*>> places;  // [layer][expert]
+  std::vector<int> loading;                     // [layer]
   std::uint64_t now = 0;
   CacheStatistics statistics;
 
@@ -84,7 +84,9 @@ struct CacheState {
       if (slot.layer == layer) empty(slot);
   }
 
-  CacheSlot*& place(int layer, ExpertId e) { return places[static_cast<std::size_t>(layer)][static_cast<std::size_t>(e)]; }
+  CacheSlot*& place(int layer, ExpertId e) {
+    return places[static_cast<std::size_t>(layer)][static_cast<std::size_t>(e)];
+  }
 
   void empty(CacheSlot& slot) noexcept {
     if (slot.layer >= 0) place(slot.layer, slot.entry.expert) = nullptr;
@@ -150,7 +152,8 @@ struct CacheState {
   void cut(std::size_t bytes) {
     const std::size_t count = bytes == 0 ? 0 : budget_bytes / bytes;
     if (count == 0)
-      raise(Error("moe::ExpertCache", "budget in bytes", concat("at least one record, ", bytes), std::to_string(budget_bytes)));
+      raise(Error("moe::ExpertCache", "budget in bytes", concat("at least one record, ", bytes),
+                  std::to_string(budget_bytes)));
     record_bytes = bytes;
     memory = Buffer(count * bytes);
     slots.resize(count);
@@ -208,12 +211,12 @@ class ExpertCache {
   std::shared_ptr<detail::CacheState> state_;
   E eviction_;
 };
-ExpertCache(CacheOptions) -> ExpertCache<Lru>;
+ExpertCache(CacheOptions)->ExpertCache<Lru>;
 
 /// One layer's experts through a cache: hits are lent at once, misses are loaded by `Source` while the hits compute.
 ///
-/// Output is bit-identical to a resident storage for every budget of at least one record. Several threads may acquire at
-/// once; none holds pins while it waits, and a record stays from the decision to load it until it was lent, so every
+/// Output is bit-identical to a resident storage for every budget of at least one record. Several threads may acquire
+/// at once; none holds pins while it waits, and a record stays from the decision to load it until it was lent, so every
 /// thread gets on. A read that fails throws IoError from `acquire` and leaves the cache usable.
 template <RecordSource Source, Eviction E = Lru>
 class Cached {
@@ -265,7 +268,8 @@ class Cached {
       const std::lock_guard lock(state.mutex);
       while (const ExpertNeed* best = most_wanted(guesses)) {
         detail::CacheSlot* slot = state.victim(cache_.eviction_, [&](const detail::CacheSlot& s) {
-          return !(s.guessed && s.layer == member_->layer) && !(s.layer == member_->layer && among(guesses, s.entry.expert));
+          return !(s.guessed && s.layer == member_->layer) &&
+                 !(s.layer == member_->layer && among(guesses, s.entry.expert));
         });
         if (slot == nullptr) break;
         state.begin_load(*slot, member_->layer, best->expert);
@@ -283,7 +287,8 @@ class Cached {
     const std::lock_guard lock(state.mutex);
     for (int word = 0; word < pieces(num_experts(), 32); ++word) bits[word] = 0;
     for (ExpertId e = 0; e < num_experts(); ++e)
-      if (const detail::CacheSlot* slot = state.place(member_->layer, e); slot != nullptr && slot->phase == detail::Phase::ready)
+      if (const detail::CacheSlot* slot = state.place(member_->layer, e);
+          slot != nullptr && slot->phase == detail::Phase::ready)
         bits[e / 32] |= 1u << (e % 32);
   }
 

@@ -11,18 +11,23 @@ namespace moe {
 struct CacheEntry {
   ExpertId expert = -1;
   std::uint64_t last_use = 0;
-  std::uint64_t uses = 0;      // since it was loaded
+  std::uint64_t uses = 0;  // since it was loaded
 };
 
 /// The expert with the lowest `keep_score` goes.
+// clang-format off: version 14 does not know requirements
 template <class E>
 concept Eviction = requires(const E e, const CacheEntry& entry, std::uint64_t now) {
-  { e.keep_score(entry, now) } noexcept -> std::same_as<double>;
+  { e.keep_score(entry, now) }
+  noexcept->std::same_as<double>;
 };
+// clang-format on
 
 /// Least recently used.
 struct Lru {
-  double keep_score(const CacheEntry& entry, std::uint64_t) const noexcept { return static_cast<double>(entry.last_use); }
+  double keep_score(const CacheEntry& entry, std::uint64_t) const noexcept {
+    return static_cast<double>(entry.last_use);
+  }
 };
 
 }  // namespace moe

@@ -20,8 +20,8 @@
 namespace moe {
 
 /// First 4096 bytes of a record file (little endian, the rest zero). Records follow, each padded to whole pages: record
-/// (layer, expert) begins at 4096 + (layer * experts + expert) * stride, stride = record_bytes up to a multiple of 4096.
-/// docs/formats.md.
+/// (layer, expert) begins at 4096 + (layer * experts + expert) * stride, stride = record_bytes up to a multiple of
+/// 4096. docs/formats.md.
 struct RecordFileHead {
   std::array<char, 8> magic{'m', 'o', 'e', 'r', 'e', 'c', 's', '\0'};
   std::uint32_t version = 1;
@@ -29,7 +29,7 @@ struct RecordFileHead {
   std::uint32_t hidden = 0, ffn = 0;
   std::uint32_t gated = 0, biased = 0;
   std::uint32_t reserved = 0;
-  std::uint64_t record_bytes = 0;   // without the padding
+  std::uint64_t record_bytes = 0;  // without the padding
   std::array<char, 16> layout{}, format{};
 
   std::uint64_t stride() const noexcept { return round_up(record_bytes, std::uint64_t{page_alignment}); }
@@ -63,20 +63,26 @@ RecordFileHead record_file_head(const ExpertShape& s, int experts, int layers) {
 /// Throws unless a head describes exactly this layout, this format and a file of this size.
 template <class Format, class Layout>
 void check_record_file_head(const std::string& path, const RecordFileHead& found, std::uint64_t size) {
-  const auto text = [](const std::array<char, 16>& name) { return std::string(name.data(), strnlen(name.data(), name.size())); };
+  const auto text = [](const std::array<char, 16>& name) {
+    return std::string(name.data(), strnlen(name.data(), name.size()));
+  };
   if (found.magic != RecordFileHead{}.magic) raise(IoError(path, "first bytes", "moerecs", "something else"));
   if (found.version != 1) raise(IoError(path, "version", "1", std::to_string(found.version)));
   if (found.layout != short_name(Layout::name))
     raise(IoError(path, "layout of the records", std::string(Layout::name), text(found.layout)));
   if (found.format != short_name(format_traits<Format>::name))
     raise(IoError(path, "format of the weights", std::string(format_traits<Format>::name), text(found.format)));
-  constexpr std::uint32_t most = 1u << 24;   // keeps every product below within 64 bits
-  for (const auto& [name, value] : {std::pair{"layers", found.layers}, {"experts", found.experts}, {"hidden", found.hidden}, {"ffn", found.ffn}})
+  constexpr std::uint32_t most = 1u << 24;  // keeps every product below within 64 bits
+  for (const auto& [name, value] :
+       {std::pair{"layers", found.layers}, {"experts", found.experts}, {"hidden", found.hidden}, {"ffn", found.ffn}})
     if (value < 1 || value > most) raise(IoError(path, name, "1 to 16777216", std::to_string(value)));
-  const ExpertShape shape{static_cast<int>(found.hidden), static_cast<int>(found.ffn), found.gated != 0, found.biased != 0};
-  const RecordFileHead expected = record_file_head<Format, Layout>(shape, static_cast<int>(found.experts), static_cast<int>(found.layers));
+  const ExpertShape shape{static_cast<int>(found.hidden), static_cast<int>(found.ffn), found.gated != 0,
+                          found.biased != 0};
+  const RecordFileHead expected =
+      record_file_head<Format, Layout>(shape, static_cast<int>(found.experts), static_cast<int>(found.layers));
   if (found.record_bytes != expected.record_bytes)
-    raise(IoError(path, "bytes of a record", std::to_string(expected.record_bytes), std::to_string(found.record_bytes)));
+    raise(
+        IoError(path, "bytes of a record", std::to_string(expected.record_bytes), std::to_string(found.record_bytes)));
   std::uint64_t bytes = 0;
   if (__builtin_mul_overflow(std::uint64_t{found.layers} * found.experts, found.stride(), &bytes) ||
       __builtin_add_overflow(bytes, page_alignment, &bytes) || bytes != size)
@@ -119,8 +125,8 @@ void write_records(const std::string& path, const Source& layer) {
 
 struct FileOptions {
   int layer = 0;
-  int readers = 2;                  // threads; one read of a whole expert at a time nearly saturates a disk
-  Access access = Access::direct;   // cold buffered reads are several times slower
+  int readers = 2;                 // threads; one read of a whole expert at a time nearly saturates a disk
+  Access access = Access::direct;  // cold buffered reads are several times slower
 };
 
 /// The experts of one layer of a record file. A source: put Resident or Cached around it. Reads run on `readers`
@@ -152,7 +158,8 @@ class File {
   bool direct() const noexcept { return shared_->file.direct(); }
 
   void read(ExpertId e, int, std::byte* to, ReadDone done, void* who) const {
-    const std::uint64_t index = static_cast<std::uint64_t>(layer_) * shared_->head.experts + static_cast<std::uint64_t>(e);
+    const std::uint64_t index =
+        static_cast<std::uint64_t>(layer_) * shared_->head.experts + static_cast<std::uint64_t>(e);
     shared_->queue.push({shared_.get(), page_alignment + index * shared_->head.stride(), to, done, who});
   }
 
@@ -175,7 +182,7 @@ class File {
     InputFile file;
     RecordFileHead head;
     ExpertShape shape;
-    mutable ReadQueue<Job> queue;   // last: drains before the descriptor closes
+    mutable ReadQueue<Job> queue;  // last: drains before the descriptor closes
   };
   static ExpertShape shape_of(const RecordFileHead& h) {
     return {static_cast<int>(h.hidden), static_cast<int>(h.ffn), h.gated != 0, h.biased != 0};

@@ -42,7 +42,7 @@ class Descriptor {
 
 struct Transfer {
   std::size_t bytes = 0;
-  int error = 0;   // an errno value; 0 with too few bytes means that the file ended
+  int error = 0;  // an errno value; 0 with too few bytes means that the file ended
 };
 
 /// Calls `step(done) -> ssize_t` until `size` bytes have moved, nothing moves any more, or it fails.
@@ -153,7 +153,7 @@ class OutputFile {
     const std::size_t slash = path_.rfind('/');
     const std::string folder = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
     const detail::Descriptor entry{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-    if (entry.valid()) ::fsync(entry.get());   // some file systems refuse this for folders; the file itself is safe
+    if (entry.valid()) ::fsync(entry.get());  // some file systems refuse this for folders; the file itself is safe
   }
 
  private:

@@ -44,8 +44,9 @@ class Resident {
 
   /// `format`: which of the source's formats to read.
   template <class Source>
-    requires(!std::same_as<Source, Resident>) && RecordSource<Source>
-  explicit Resident(const Source& source, int format = 0) : shape_(source.shape()) {
+  requires(!std::same_as<Source, Resident>) && RecordSource<Source> explicit Resident(const Source& source,
+                                                                                      int format = 0)
+      : shape_(source.shape()) {
     const auto experts = static_cast<std::size_t>(source.num_experts());
     const std::size_t stride = round_up(source.bytes(format), page_alignment);
     bytes_ = Buffer(experts * stride);
