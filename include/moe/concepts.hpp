@@ -1,7 +1,8 @@
 // What each policy must offer, requirement by requirement: Router, storages, Executor, Gate, Form, Shared.
 #pragma once
 
-// clang-format off: version 14 does not know requirements
+// clang-format 14 does not know requirements.
+// clang-format off
 
 #include <concepts>
 #include <cstddef>

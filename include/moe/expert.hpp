@@ -58,12 +58,11 @@ struct ExpertRef {
 enum class WeightOn { output, input };
 
 /// An activation combines the gate and up products of one hidden unit; ungated ones ignore `up`.
-// clang-format off: version 14 does not know requirements
+// clang-format off
 template <class A>
 concept Activation = std::is_trivially_copyable_v<A> && requires(const A a, float v) {
   { A::gated } -> std::convertible_to<bool>;
-  { a(v, v) }
-  noexcept->std::same_as<float>;
+  { a(v, v) } noexcept -> std::same_as<float>;
 };
 // clang-format on
 

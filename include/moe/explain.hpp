@@ -1,7 +1,8 @@
 // The first error line of a wrong policy: one static_assert per requirement, with what to write.
 #pragma once
 
-// clang-format off: version 14 does not know requirements
+// clang-format 14 does not know requirements.
+// clang-format off
 
 #include <moe/concepts.hpp>
 #include <moe/gate.hpp>

@@ -26,9 +26,9 @@
 namespace moe::cpu {
 inline namespace MOE_BASELINE {
 namespace scalar {
-// clang-format off: primitives before kernels
-#include <moe/cpu/kernels.inl>
+// clang-format off
 #include <moe/cpu/scalar.inl>
+#include <moe/cpu/kernels.inl>
 // clang-format on
 }  // namespace scalar
 }  // namespace MOE_BASELINE

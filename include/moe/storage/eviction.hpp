@@ -15,11 +15,10 @@ struct CacheEntry {
 };
 
 /// The expert with the lowest `keep_score` goes.
-// clang-format off: version 14 does not know requirements
+// clang-format off
 template <class E>
 concept Eviction = requires(const E e, const CacheEntry& entry, std::uint64_t now) {
-  { e.keep_score(entry, now) }
-  noexcept->std::same_as<double>;
+  { e.keep_score(entry, now) } noexcept -> std::same_as<double>;
 };
 // clang-format on
 
