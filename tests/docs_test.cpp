@@ -17,6 +17,7 @@ struct MyPin {};
 #include "an_observer_s_interface.inc"
 #include "most_used_stays.inc"
 #include "neighbour_router.inc"
+#include "random_router.inc"
 #include "storage_interfaces.inc"
 #include "tanh_activation.inc"
 
@@ -27,39 +28,87 @@ static_assert(moe::ExecutorFor<MyExecutor, MyResident, moe::ExpertForm<moe::SwiG
 static_assert(moe::Gate<MyGate, moe::Cpu>);
 static_assert(moe::Eviction<LeastUsed> && moe::Activation<GatedTanh>);
 
-constexpr moe::ExpertShape shape{24, 40};
-constexpr int experts = 6;
+constexpr moe::ExpertShape narrow{24, 40};
+constexpr int six = 6;
 
 }  // namespace
 
 TEST_CASE("the documented router routes a layer") {
-  const fixture::RandomExperts weights(shape, experts, 1);
-  const fixture::Inputs in(5, shape.hidden, experts, 2);
-  const moe::MoELayer layer{in.linear(), NeighbourRouter{experts}, moe::Resident{weights.packed<moe::f32>()},
+  const fixture::RandomExperts weights(narrow, six, 1);
+  const fixture::Inputs in(5, narrow.hidden, six, 2);
+  const moe::MoELayer layer{in.linear(), NeighbourRouter{six}, moe::Resident{weights.packed<moe::f32>()},
                             moe::Cpu{.threads = 1}};
   struct Picks {
     int* wrong;
     void routed(const moe::Frame<>& f) const {
       for (int t = 0; t < f.dims.tokens; ++t) {
         const moe::Row<moe::Slot> row = f.table.slots.row(t);
-        *wrong += row[1].expert != (row[0].expert + 1) % experts;
+        *wrong += row[1].expert != (row[0].expert + 1) % six;
       }
     }
   };
   int wrong = 0;
   std::vector<float> y(in.x.size());
   moe::Workspace ws{layer.workspace(5)};
-  layer.forward({.x = in.view(), .y = {y.data(), 5, shape.hidden}}, ws, Picks{&wrong});
+  layer.forward({.x = in.view(), .y = {y.data(), 5, narrow.hidden}}, ws, Picks{&wrong});
   CHECK(wrong == 0);
 }
 
+TEST_CASE("the first snippet of the README is a layer") {
+  const int hidden = 4096;
+  const moe::ExpertShape shape{hidden, 32};
+  const fixture::RandomExperts weights(shape, 8, 1);
+  const fixture::Inputs in(3, hidden, 8, 2);
+  const moe::View<const float> gate(in.gate.data(), 8, hidden), x = in.view();
+  const std::vector<moe::ExpertMatrices>& experts = weights.matrices;
+  std::vector<float> out(in.x.size());
+  const moe::View<float> y(out.data(), 3, hidden);
+#include "mixtral_on_a_cpu.inc"
+  CHECK(out == fixture::outputs(layer, in, 1));
+  CHECK(out != std::vector<float>(out.size()));
+}
+
+TEST_CASE("the README's experts on disk give the results of resident ones") {
+  const fixture::TemporaryFolder folder;
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  const moe::ExpertShape small{32, 16};  // a record of bf16 fits a page
+  const fixture::RandomExperts weights(small, 8, 1);
+  const std::vector<moe::Packed<moe::bf16>> layers(4, weights.packed<moe::bf16>());
+  moe::write_records<moe::Packed<moe::bf16>>("model.moe", layers);
+  const fixture::Inputs in(3, 32, 8, 2);
+  const moe::View<const float> gate(in.gate.data(), 8, 32);
+  const std::size_t budget = 3 * moe::page_alignment;
+#include "experts_on_disk.inc"
+  const std::vector<float> found = fixture::outputs(layer, in, 3);
+  std::filesystem::current_path(before);
+  const moe::MoELayer resident{moe::Linear{gate}, moe::TopK{.experts = 8, .k = 2}, moe::Resident{layers[0]},
+                               moe::Cpu{}};
+  CHECK(found == fixture::outputs(resident, in, 3));
+}
+
+TEST_CASE("the README's router picks two different experts for every position, the same at every call") {
+  const RandomRouter router{7};
+  for (int p = 0; p < 500; ++p) {
+    moe::RowContext row;
+    row.position = p;
+    row.seed = 9;
+    moe::Slot one[2], two[2];
+    REQUIRE(router.select(row, {one, 2}) == 2);
+    router.select(row, {two, 2});
+    CHECK(one[0].expert != one[1].expert);
+    CHECK((one[0].expert >= 0 && one[0].expert < 7 && one[1].expert >= 0 && one[1].expert < 7));
+    CHECK((one[0].expert == two[0].expert && one[1].expert == two[1].expert));
+  }
+}
+
 TEST_CASE("the documented eviction keeps the expert that was used more often") {
-  const fixture::RandomExperts weights(shape, experts, 1);
+  const fixture::RandomExperts weights(narrow, six, 1);
   const auto source = weights.packed<moe::f32>();
   const std::size_t slot = moe::round_up(source.bytes(0), moe::page_alignment);
   const moe::ExpertCache cache{{.bytes = 2 * slot}, LeastUsed{}};
   const moe::Cached storage{cache, source};
-  const moe::MoELayer layer{moe::NoGate{}, moe::TopK{.experts = experts, .k = 1}, storage, moe::Cpu{.threads = 1}};
+  const moe::MoELayer layer{moe::NoGate{}, moe::TopK{.experts = six, .k = 1}, storage, moe::Cpu{.threads = 1}};
   const std::vector<float> x(24, 1.0f);
   std::vector<float> y(24);
   moe::Workspace ws{layer.workspace(1)};
@@ -74,16 +123,16 @@ TEST_CASE("the documented eviction keeps the expert that was used more often") {
 }
 
 TEST_CASE("the documented activation is what an expert computes") {
-  const fixture::RandomExperts weights(shape, 1, 1);
-  const fixture::Inputs in(1, shape.hidden, 1, 2);
+  const fixture::RandomExperts weights(narrow, 1, 1);
+  const fixture::Inputs in(1, narrow.hidden, 1, 2);
   const moe::MoELayer layer{in.linear(), moe::TopK{.experts = 1}, moe::Resident{weights.packed<moe::f32>()},
                             moe::Cpu{.threads = 1}, moe::ExpertForm<GatedTanh>{}};
   const std::vector<float> y = fixture::outputs(layer, in, 1);
   const moe::ExpertMatrices& m = weights.matrices[0];
   double expected = 0, size = 0;
-  for (int f = 0; f < shape.ffn; ++f) {
+  for (int f = 0; f < narrow.ffn; ++f) {
     double gate = 0, up = 0;
-    for (int h = 0; h < shape.hidden; ++h) {
+    for (int h = 0; h < narrow.hidden; ++h) {
       gate += double{m.gate.at(f, h)} * in.x[static_cast<std::size_t>(h)];
       up += double{m.up.at(f, h)} * in.x[static_cast<std::size_t>(h)];
     }
