@@ -69,7 +69,7 @@ TEST_CASE("the first snippet of the README is a layer") {
 }
 
 TEST_CASE("the README's experts on disk give the results of resident ones") {
-  const fixture::TemporaryFolder folder;
+  const TemporaryFolder folder;
   const std::filesystem::path before = std::filesystem::current_path();
   std::filesystem::current_path(folder.path());
   const moe::ExpertShape small{32, 16};  // a record of bf16 fits a page

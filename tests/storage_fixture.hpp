@@ -1,17 +1,16 @@
 // Experts with random weights, and sources that fail, delay or count, for tests of storages.
 #pragma once
 
-#include <unistd.h>
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <filesystem>
 #include <random>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include <moe/moe.hpp>
+
+#include "temporary_folder.hpp"
 
 namespace fixture {
 
@@ -79,25 +78,6 @@ struct Planned {
     }
     source.read(e, format, to, done, who);
   }
-};
-
-/// A path in a folder of its own that goes with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    static std::atomic<int> counter{0};
-    path_ = std::filesystem::temp_directory_path() /
-            ("moe-test-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
-    std::filesystem::create_directories(path_);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
 };
 
 /// Random inputs [tokens, hidden] and a gate [experts, hidden].

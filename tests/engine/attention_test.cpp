@@ -101,7 +101,7 @@ Rows64 oracle(const moe::io::ModelConfig& c, const engine::AttentionWeights& w, 
 struct Setup {
   explicit Setup(const moe::io::Json& config)
       : written(folder.path(), config), checkpoint(folder.path()), backbone(engine::load_backbone(checkpoint)) {}
-  io_test::TempFolder folder;
+  TemporaryFolder folder;
   RandomModel written;
   moe::io::Checkpoint checkpoint;
   engine::Backbone backbone;
@@ -188,7 +188,7 @@ TEST_CASE("a cache that rolls gives the same bits as one that keeps everything")
 }
 
 TEST_CASE("a model with a window goes on beyond its positions, in steps of any size") {
-  const io_test::TempFolder folder;
+  const TemporaryFolder folder;
   moe::io::Json config = small_config("mixtral");
   config["sliding_window"] = 11;
   const RandomModel written(folder.path(), config);
@@ -203,7 +203,7 @@ TEST_CASE("a model with a window goes on beyond its positions, in steps of any s
 }
 
 TEST_CASE("a model without a window ends with its positions, clearly") {
-  const io_test::TempFolder folder;
+  const TemporaryFolder folder;
   const RandomModel written(folder.path(), small_config("mixtral"));
   const engine::Model model(folder.path(), {});
   engine::Sequence sequence(model);

@@ -156,7 +156,7 @@ TEST_CASE("loads of the experts are counted") {
 }
 
 TEST_CASE("a checkpoint in two shards gives the logits of the whole one") {
-  const io_test::TempFolder folder;
+  const TemporaryFolder folder;
   const Case golden_case("qwen3_moe");
   const moe::io::TensorSet whole(golden_case.folder);
   std::filesystem::copy(golden_case.folder / "config.json", folder.path() / "config.json");
@@ -178,7 +178,7 @@ TEST_CASE("a checkpoint in two shards gives the logits of the whole one") {
 }
 
 TEST_CASE("a bf16 checkpoint is kept in bf16 and agrees with the float32 one to bf16's precision") {
-  io_test::TempFolder folder;
+  TemporaryFolder folder;
   const Case golden_case("mixtral");
   std::filesystem::copy(golden_case.folder / "config.json", folder.path() / "config.json");
   std::filesystem::copy(golden_case.folder / "model.bf16.safetensors", folder.path() / "model.safetensors");

@@ -30,7 +30,7 @@ std::vector<float> dense_oracle(const moe::ExpertMatrices& m, moe::Row<const flo
 }  // namespace
 
 TEST_CASE("a layer without experts is an MoE layer of one expert") {
-  const io_test::TempFolder folder;
+  const TemporaryFolder folder;
   moe::io::Json config = small_config("qwen3_moe");
   config["num_hidden_layers"] = 4;
   config["decoder_sparse_step"] = 2;
@@ -83,7 +83,7 @@ TEST_CASE("formats as text") {
 }
 
 TEST_CASE("what the engine needs beside the experts is checked before anything is read") {
-  const io_test::TempFolder folder;
+  const TemporaryFolder folder;
   moe::io::Json config = small_config("mixtral");
   const RandomModel written(folder.path(), config);
   const auto message = [&](const char* key, const moe::io::Json& value) {

@@ -25,7 +25,7 @@ class Shell {
   Outcome run(const std::string& command) const {
     const std::string out = path("stdout"), err = path("stderr");
     const int status = std::system((bin + "/" + command + " >" + out + " 2>" + err + " </dev/null").c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, io_test::read_file(out), io_test::read_file(err)};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out), read_file(err)};
   }
   /// One message on stderr that holds `part`, nothing on stdout, exit status 1.
   void refuses(const std::string& command, const std::string& part) const {
@@ -45,7 +45,7 @@ class Shell {
   }
   std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
   std::string write(const std::string& name, const std::string& text) const {
-    io_test::write_file(folder_.path() / name, text);
+    write_file(folder_.path() / name, text);
     return path(name);
   }
   /// A model whose tokens are bytes.
@@ -58,7 +58,7 @@ class Shell {
   }
 
  private:
-  io_test::TempFolder folder_;
+  TemporaryFolder folder_;
 };
 
 std::string model(const std::string& family) { return " --model " + (golden / family).string(); }
@@ -332,7 +332,7 @@ TEST_CASE("inspect refuses bad files with one message") {
   const Shell shell;
   shell.refuses("inspect nowhere", "nowhere");
   shell.refuses("inspect " + shell.write("cut.safetensors", "\x08"), "cut.safetensors");
-  const std::string whole = io_test::read_file(golden / "mixtral/model.safetensors");
+  const std::string whole = read_file(golden / "mixtral/model.safetensors");
   shell.refuses("inspect " + shell.write("short.safetensors", whole.substr(0, whole.size() - 1)), "short.safetensors");
   std::filesystem::create_directory(shell.path("model"));
   shell.refuses("inspect " + shell.path("model"), "config.json");

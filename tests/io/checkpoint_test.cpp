@@ -38,7 +38,7 @@ struct Model {
   };
   std::map<std::string, Tensor> tensors;
   Json config;
-  TempFolder folder;
+  TemporaryFolder folder;
 
   explicit Model(const std::string& family) : config(Json::parse(read_file(concat(golden, family, "/config.json")))) {
     const moe::io::SafetensorsFile file(concat(golden, family, "/model.safetensors"));
@@ -221,7 +221,7 @@ TEST_CASE("a config that asks for more picks than experts is refused before any 
 }
 
 TEST_CASE("a folder without a config, or without weights, is refused") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   const auto message = [&] { return message_of([&] { Checkpoint checkpoint(folder.path()); }); };
   CHECK(contains(message(), "config.json: cannot be opened"));
   write_file(folder / "config.json", read_file(concat(golden, "mixtral/config.json")));

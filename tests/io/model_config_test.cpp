@@ -173,7 +173,7 @@ TEST_CASE("every prefix and every flipped bit of a config is refused or gives a 
 }
 
 TEST_CASE("a config file of more than 4 MiB is refused unread") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   write_file(folder / "config.json", std::string((4u << 20) + 1, ' '));
   CHECK(contains(message_of([&] { moe::io::load_model_config(folder / "config.json"); }),
                  "config.json: size: expected at most 4194304 bytes, found 4194305"));

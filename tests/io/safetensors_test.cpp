@@ -99,7 +99,7 @@ TEST_CASE("every bad file is refused with the file, the place, what was expected
 }
 
 TEST_CASE("the same bad files are refused when they are opened from a disk") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   for (const BadFile& bad : bad_files()) {
     CAPTURE(bad.name);
     write_file(folder / "bad.safetensors", bad.bytes);
@@ -197,7 +197,7 @@ TEST_CASE("every element type of the format has its size") {
 }
 
 TEST_CASE("a written file reads back bit for bit, aligned, and leaves nothing else in the folder") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   const std::string a = "0123456789", b = "abcdefgh";
   const std::vector<TensorData> tensors{{"odd \"name\"", Dtype::U8, {2, 5}, as_bytes(a)},
                                         {"wide", Dtype::F64, {1}, as_bytes(b)},
@@ -222,7 +222,7 @@ TEST_CASE("a written file reads back bit for bit, aligned, and leaves nothing el
 }
 
 TEST_CASE("the writer refuses what no reader could accept, and keeps the old file") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   const auto path = folder / "w.safetensors";
   const auto refused = [&](std::vector<TensorData> tensors) {
     try {
@@ -267,7 +267,7 @@ TEST_CASE("reads outside a tensor are refused") {
 }
 
 TEST_CASE("a file that is cut while it is open gives a clear error") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   const std::string bytes(1000, 'x');
   moe::io::write_safetensors(folder / "w.safetensors",
                              std::vector<TensorData>{{"a", Dtype::U8, {1000}, as_bytes(bytes)}});
@@ -280,7 +280,7 @@ TEST_CASE("a file that is cut while it is open gives a clear error") {
 }
 
 TEST_CASE("what is not a regular file is refused without waiting") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   REQUIRE(::mkfifo((folder / "fifo").c_str(), 0600) == 0);
   CHECK(contains(message_of([&] { SafetensorsFile file(folder / "fifo"); }), "expected a regular file"));
   CHECK(contains(message_of([&] { SafetensorsFile file(folder.path()); }), "expected a regular file"));
@@ -304,7 +304,7 @@ TEST_CASE("all golden files of the three families open") {
 namespace {
 
 /// Two shards with one tensor each, and an index.
-void write_shards(const TempFolder& folder, const std::string& weight_map) {
+void write_shards(const TemporaryFolder& folder, const std::string& weight_map) {
   const std::string four = "1234";
   moe::io::write_safetensors(folder / "one.safetensors",
                              std::vector<TensorData>{{"a", Dtype::U8, {4}, as_bytes(four)}});
@@ -319,7 +319,7 @@ std::string index_message(const std::string& text) {
 }  // namespace
 
 TEST_CASE("a sharded checkpoint opens by its folder and by its index") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   write_shards(folder,
                R"({"metadata":{"total_size":8,"x":[{}]},"weight_map":{"b":"two.safetensors","a":"one.safetensors"}})");
   for (const auto& path : {folder.path(), folder / TensorSet::index_name}) {
@@ -339,7 +339,7 @@ TEST_CASE("a sharded checkpoint opens by its folder and by its index") {
 }
 
 TEST_CASE("an index and its shards must agree") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   const auto message = [&](const std::string& map) {
     write_shards(folder, concat("{\"weight_map\":", map, "}"));
     return message_of([&] { TensorSet set(folder.path()); });
@@ -389,7 +389,7 @@ TEST_CASE("an index that is malformed or points elsewhere is refused") {
 }
 
 TEST_CASE("a folder without weights says what it looked for") {
-  const TempFolder folder;
+  const TemporaryFolder folder;
   CHECK(contains(message_of([&] { TensorSet set(folder.path()); }),
                  "expected model.safetensors.index.json or model.safetensors, found neither"));
 }

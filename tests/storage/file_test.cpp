@@ -1,5 +1,3 @@
-#include <fstream>
-
 #include <doctest/doctest.h>
 
 #include "laws/storage_laws.hpp"
@@ -18,18 +16,11 @@ struct Written {
     for (const auto& w : weights) sources.push_back(w->packed<moe::bf16>());
     moe::write_records(path, std::span<const moe::Packed<moe::bf16>>(sources));
   }
-  fixture::TemporaryFolder folder;
-  std::string path = folder / "experts.moe";
+  TemporaryFolder folder;
+  std::string path = (folder / "experts.moe").string();
   std::vector<std::unique_ptr<fixture::RandomExperts>> weights;
 };
 
-std::string bytes_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-void write_bytes(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
 template <class T>
 std::string patched(std::string bytes, std::size_t at, T value) {
   std::memcpy(bytes.data() + at, &value, sizeof value);
@@ -37,8 +28,8 @@ std::string patched(std::string bytes, std::size_t at, T value) {
 }
 /// The message of opening a file with these bytes as bf16 records.
 std::string refusal(const Written& w, const std::string& bytes) {
-  const std::string path = w.folder / "bad.moe";
-  write_bytes(path, bytes);
+  const std::string path = (w.folder / "bad.moe").string();
+  write_file(path, bytes);
   try {
     moe::File<moe::bf16>{path};
   } catch (const moe::Error& error) {
@@ -95,7 +86,7 @@ TEST_CASE("a layer over a file, resident or cached, computes the bits of packed 
 
 TEST_CASE("every field of the head is checked, and the message says which") {
   const Written w;
-  const std::string good = bytes_of(w.path);
+  const std::string good = read_file(w.path);
   const auto says = [&](const std::string& bytes, const char* what) {
     const std::string message = refusal(w, bytes);
     INFO(message);
@@ -119,7 +110,7 @@ TEST_CASE("every field of the head is checked, and the message says which") {
 
 TEST_CASE("a file cut at any of its pages, or with bytes added, is refused") {
   const Written w;
-  const std::string good = bytes_of(w.path);
+  const std::string good = read_file(w.path);
   for (std::size_t cut = 0; cut < good.size(); cut += 1365) CHECK(refusal(w, good.substr(0, cut)) != "accepted");
   CHECK(refusal(w, good + "x").find("bytes of the file") != std::string::npos);
 }
@@ -145,7 +136,7 @@ TEST_CASE("a file that becomes shorter while it is open makes reads fail, and re
 }
 
 TEST_CASE("a missing file, a folder and a FIFO are refused") {
-  const fixture::TemporaryFolder folder;
+  const TemporaryFolder folder;
   CHECK_THROWS_AS(moe::File<moe::bf16>{folder / "none"}, moe::IoError);
   CHECK_THROWS_AS(moe::File<moe::bf16>{folder.path().string()}, moe::IoError);
   REQUIRE(::mkfifo((folder / "fifo").c_str(), 0600) == 0);
@@ -153,7 +144,7 @@ TEST_CASE("a missing file, a folder and a FIFO are refused") {
 }
 
 TEST_CASE("writing that fails leaves neither the file nor a temporary") {
-  const fixture::TemporaryFolder folder;
+  const TemporaryFolder folder;
   const fixture::RandomExperts weights(shape, experts, 1);
   fixture::Plan plan;
   plan.fail_from = 3;
@@ -164,7 +155,7 @@ TEST_CASE("writing that fails leaves neither the file nor a temporary") {
 }
 
 TEST_CASE("writing replaces an old file whole") {
-  const fixture::TemporaryFolder folder;
+  const TemporaryFolder folder;
   const fixture::RandomExperts one(shape, 2, 1), two(shape, 4, 2);
   moe::write_records(folder / "out.moe", one.packed<moe::bf16>());
   moe::write_records(folder / "out.moe", two.packed<moe::bf16>());
@@ -173,7 +164,7 @@ TEST_CASE("writing replaces an old file whole") {
 }
 
 TEST_CASE("layers that differ in shape are not written into one file") {
-  const fixture::TemporaryFolder folder;
+  const TemporaryFolder folder;
   const fixture::RandomExperts one(shape, 2, 1), two({40, 24}, 2, 2);
   const std::vector<moe::Packed<moe::bf16>> sources{one.packed<moe::bf16>(), two.packed<moe::bf16>()};
   CHECK_THROWS_AS(moe::write_records(folder / "out.moe", std::span<const moe::Packed<moe::bf16>>(sources)), moe::Error);

@@ -40,7 +40,7 @@ TEST_CASE("a transfer that moves nothing ends without an error") {
 }
 
 TEST_CASE("a read beyond the end says what it wanted and what there is") {
-  const fixture::TemporaryFolder folder;
+  const TemporaryFolder folder;
   moe::OutputFile out(folder / "a");
   const std::byte bytes[5] = {};
   out.write(bytes);
@@ -48,7 +48,8 @@ TEST_CASE("a read beyond the end says what it wanted and what there is") {
   const moe::InputFile in(folder / "a");
   std::byte to[4];
   CHECK_NOTHROW(in.read(1, to));
-  CHECK_THROWS_WITH_AS(in.read(2, to), (folder / "a" + ": read at byte 2: expected 4 bytes, found only 5").c_str(),
+  CHECK_THROWS_WITH_AS(in.read(2, to),
+                       ((folder / "a").string() + ": read at byte 2: expected 4 bytes, found only 5").c_str(),
                        moe::IoError);
   CHECK_THROWS_AS(in.read(~std::uint64_t{0}, to), moe::IoError);
 }
@@ -62,7 +63,7 @@ TEST_CASE("a full disk is an error that says so, and nothing is left") {
 }
 
 TEST_CASE("a file that is not committed leaves nothing behind") {
-  const fixture::TemporaryFolder folder;
+  const TemporaryFolder folder;
   {
     moe::OutputFile out(folder / "a");
     const std::byte bytes[5] = {};
