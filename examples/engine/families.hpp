@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <moe/any_layer.hpp>
 #include <moe/io/model_config.hpp>
 #include <moe/models.hpp>
 #include <utility>

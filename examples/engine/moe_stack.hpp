@@ -5,7 +5,7 @@
 #include <functional>
 #include <memory>
 #include <moe/io/checkpoint.hpp>
-#include <moe/layer.hpp>
+#include <moe/any_layer.hpp>
 #include <moe/storage/cached.hpp>
 #include <optional>
 #include <vector>

@@ -15,6 +15,7 @@
 #include <moe/concepts.hpp>
 #include <moe/gate.hpp>
 #include <moe/layer.hpp>
+#include <moe/any_layer.hpp>
 #include <moe/routers/top_k.hpp>
 #include <moe/storage/resident.hpp>
 #include <moe/storage/background.hpp>
