@@ -1,6 +1,7 @@
 // No memory is asked for during a call: the global operator new of this program counts.
 #include <atomic>
 #include <cstdlib>
+#include <moe/any_layer.hpp>
 #include <moe/layer.hpp>
 #include <new>
 

@@ -1,6 +1,7 @@
 // A user's own policies and hooks in the layer: observers, column rules, batch routers, envelopes, shared experts,
 // activations, leasing storages, and the erased layer.
 #include <map>
+#include <moe/any_layer.hpp>
 #include <moe/layer.hpp>
 #include <string>
 #include <vector>
