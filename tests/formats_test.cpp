@@ -98,7 +98,6 @@ TEST_CASE("with_format calls nothing for an index outside the list") {
   for (const int index : {-1, 2, 1000}) moe::with_format(moe::formats<float, q8_0>{}, index, [&](auto) { ++calls; });
   CHECK(calls == 0);
 }
-TEST_CASE("a list of formats knows its length") { CHECK(moe::formats<float, moe::bf16>::count == 2); }
 TEST_CASE("an expert format names the formats of both projections") {
   using P = moe::projection_formats<moe::expert_format<q8_0, moe::f16>>;
   CHECK(std::is_same_v<P::up, q8_0>);

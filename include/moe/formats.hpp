@@ -114,9 +114,7 @@ struct format_traits<expert_format<Up, Down>> {
 
 /// The formats a storage can lend; `ExpertRef::format` is an index into this list.
 template <class... F>
-struct formats {
-  static constexpr int count = static_cast<int>(sizeof...(F));
-};
+struct formats {};
 
 template <class List>
 struct first_format_;

@@ -145,25 +145,24 @@ class MoELayer {
     }
   }
 
-  int hidden() const noexcept { return storage_.shape().hidden; }
+  /// Columns of x and y; the experts' own width differs under an envelope.
+  int hidden() const noexcept {
+    if constexpr (enveloped)
+      return form_.envelope.outer_width();
+    else
+      return storage_.shape().hidden;
+  }
   const Router& router() const noexcept { return router_; }
   const Storage& storage() const noexcept { return storage_; }
   const Executor& executor() const noexcept { return executor_; }
   const Gate& gate() const noexcept { return gate_; }
 
  private:
-  using Slots = Row<Slot>;
   using PinType = typename detail::pin_of<Storage>::type;
   static constexpr bool enveloped = !std::is_same_v<decltype(Form::envelope), NoEnvelope>;
 
   // ---- sizes and checks
 
-  int width() const noexcept {  // of the layer; the experts' own width differs under an envelope
-    if constexpr (enveloped)
-      return form_.envelope.outer_width();
-    else
-      return hidden();
-  }
   Dims dims(int tokens, int slots) const {
     const ExpertShape s = storage_.shape();
     return {tokens, s.hidden, s.ffn, router_.num_logits(), ids_of(router_).networks, slots};
@@ -177,16 +176,17 @@ class MoELayer {
     require_equal(where, "gated experts (1 yes, 0 no)", int{Form::activation::gated}, int{storage_.shape().gated});
     if (router_.max_slots() < 1)
       raise(Error(where, "slots per token", "at least 1", std::to_string(router_.max_slots())));
-    if constexpr (enveloped) require_equal(where, "width of the envelope", hidden(), form_.envelope.width());
+    if constexpr (enveloped)
+      require_equal(where, "width of the envelope", storage_.shape().hidden, form_.envelope.width());
     if constexpr (any_shared)
-      require_equal(where, "hidden width of the shared experts", width(), shared_.storage.shape().hidden);
+      require_equal(where, "hidden width of the shared experts", hidden(), shared_.storage.shape().hidden);
   }
 
   void check_call(const Call<memory>& c) const {
     constexpr const char* where = "moe::MoELayer::forward";
     const int tokens = c.x.rows;
     if (tokens < 0) raise(Error(where, "rows of x", "0 or more", std::to_string(tokens)));
-    require_equal(where, "columns of x", width(), c.x.cols);
+    require_equal(where, "columns of x", hidden(), c.x.cols);
     if (tokens > 0 && c.x.data == nullptr) raise(Error(where, "data of x", "a pointer", "null"));
     if (c.max_slots < 0 || c.max_slots > router_.max_slots())
       raise(Error(where, "max_slots", concat("0 to ", router_.max_slots()), std::to_string(c.max_slots)));
@@ -222,7 +222,7 @@ class MoELayer {
   }
   void require_output(const Call<memory>& c) const {
     require_equal("moe::MoELayer::forward", "rows of y", c.x.rows, c.y.rows);
-    require_equal("moe::MoELayer::forward", "columns of y", width(), c.y.cols);
+    require_equal("moe::MoELayer::forward", "columns of y", hidden(), c.y.cols);
     if (c.y.rows > 0 && c.y.data == nullptr) raise(Error("moe::MoELayer::forward", "data of y", "a pointer", "null"));
   }
   static View<const float, memory> router_input(const Call<memory>& c) {
