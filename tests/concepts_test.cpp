@@ -25,8 +25,8 @@ struct Plain {
 struct WithHooks : Plain {
   static constexpr moe::Uses uses = moe::Uses::tokens;
   moe::IdMap ids() const { return {3, 1}; }
-  void admit(moe::ExpertId, Row<const int> entries, Row<Slot> slots, int) const noexcept {
-    for (const int entry : entries) slots[entry].expert = -1;
+  void admit(const moe::Column& column) const noexcept {
+    for (int i = 0; i < column.size(); ++i) column.drop(i);
   }
   void finish(Row<Slot> row) const noexcept {
     for (Slot& s : row) s.weight = 9;
@@ -84,7 +84,7 @@ TEST_CASE("a column rule is looked up in the inner router") {
 TEST_CASE("admit reaches the inner router") {
   Slot slot{2, 1};
   const int entry = 0;
-  moe::admit(Around<WithHooks>{}, 2, {&entry, 1}, {&slot, 1}, 1);
+  moe::admit(Around<WithHooks>{}, {.expert = 2, .entries = {&entry, 1}, .slots = {&slot, 1}});
   CHECK(slot.expert == -1);
 }
 TEST_CASE("finish reaches the inner router") {

@@ -20,8 +20,8 @@ struct Capacity {
   int num_experts() const noexcept { return inner.num_experts(); }
   int max_slots() const noexcept { return inner.max_slots(); }
   int select(const moe::RowContext& row, moe::Row<moe::Slot> out) const noexcept { return inner.select(row, out); }
-  void admit(moe::ExpertId, moe::Row<const int> entries, moe::Row<moe::Slot> slots, int) const noexcept {
-    for (int i = most; i < entries.size(); ++i) slots[entries[i]].expert = -1;
+  void admit(const moe::Column& column) const noexcept {
+    for (int i = most; i < column.size(); ++i) column.drop(i);
   }
   void finish(moe::Row<moe::Slot> row) const noexcept {
     float left = 0;
@@ -165,8 +165,9 @@ struct EveryToken {
   ResidentF32 storage;
   moe::ExpertForm<moe::SwiGlu> form;
   float weight;
+  int num_logits() const noexcept { return 0; }
   template <class X>
-  void weigh(const X& executor, moe::Frame<>& f, moe::View<const float>) const {
+  void weigh(const X& executor, moe::Frame<>& f, moe::View<const float>, moe::Frame<>&) const {
     const moe::RoutingTable<> table = f.table;
     const float w = weight;
     executor.rows(f, f.dims.tokens, [table, w](int t) {

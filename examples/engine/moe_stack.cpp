@@ -20,7 +20,7 @@ struct CountPicks {
   void routed(const moe::Frame<>& frame) const {
     load->tokens += frame.dims.tokens;
     for (std::size_t e = 0; e < load->picks.size(); ++e) {
-      load->picks[e] += frame.dispatch.offset[e + 1] - frame.dispatch.offset[e];
+      load->picks[e] += frame.dispatch.entries(static_cast<moe::ExpertId>(e)).size();
     }
   }
 };

@@ -48,10 +48,10 @@ concept Router = TokenRouter<R> || BatchRouter<R>;
 // Hooks. A decorator has a public member `inner`; hooks that it does not define are looked up there.
 template <class R>
 concept Decorator = requires(R r) { r.inner; };
-/// One expert at a time, after rows are chosen: marks what the expert drops by making the slot's id negative.
+/// One expert at a time, after rows are chosen: drops what the expert has no room for.
 template <class R>
-concept ColumnRule = requires(const R r, ExpertId e, Row<const int> entries, Row<Slot> slots, int tokens) {
-  { r.admit(e, entries, slots, tokens) } noexcept;
+concept ColumnRule = requires(const R r, const Column& column) {
+  { r.admit(column) } noexcept;
 };
 /// After the column rule: renormalises what is left of a row.
 template <class R>
@@ -61,6 +61,11 @@ concept RowFinish = requires(const R r, Row<Slot> row) {
 template <class R>
 concept HasIds = requires(const R r) {
   { r.ids() } -> std::same_as<IdMap>;
+};
+/// Throws Error if its numbers contradict each other; asked when a layer is made.
+template <class R>
+concept Checked = requires(const R r) {
+  { r.check() } -> std::same_as<void>;
 };
 
 /// The one way to ask a token router, whichever form of `select` it has.
@@ -87,10 +92,32 @@ constexpr bool has_column_rule() {
   else if constexpr (Decorator<R>) return has_column_rule<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>();
   else return false;
 }
+/// Whether a row's choices depend on that row alone, or on earlier ones: what a router says by `static constexpr bool
+/// causal`, else true for routers that decide row by row and have no column rule.
 template <class R>
-MOE_HD inline void admit(const R& router, ExpertId e, Row<const int> entries, Row<Slot> slots, int tokens) noexcept {
-  if constexpr (ColumnRule<R>) router.admit(e, entries, slots, tokens);
-  else if constexpr (Decorator<R>) admit(router.inner, e, entries, slots, tokens);
+constexpr bool is_causal() {
+  if constexpr (requires { R::causal; }) return R::causal;
+  else if constexpr (BatchRouter<R> || ColumnRule<R>) return false;
+  else if constexpr (Decorator<R>) return is_causal<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>();
+  else return true;
+}
+/// Whether this router has a column rule that is in use: one chosen when the program runs may not.
+template <class R>
+constexpr bool has_columns([[maybe_unused]] const R& router) {
+  if constexpr (requires { router.has_columns(); }) return router.has_columns();
+  else if constexpr (ColumnRule<R>) return true;
+  else if constexpr (Decorator<R>) return has_columns(router.inner);
+  else return false;
+}
+template <class R>
+MOE_HD inline void admit(const R& router, const Column& column) noexcept {
+  if constexpr (ColumnRule<R>) router.admit(column);
+  else if constexpr (Decorator<R>) admit(router.inner, column);
+}
+template <class R>
+void check_options([[maybe_unused]] const R& policy) {
+  if constexpr (Checked<R>) policy.check();
+  if constexpr (Decorator<R>) check_options(policy.inner);
 }
 template <class R>
 MOE_HD inline void finish(const R& router, Row<Slot> row) noexcept {
@@ -164,6 +191,8 @@ concept ExecutorFor = ExecutorCore<X> && std::same_as<typename X::memory, typena
     };
 
 /// Turns inputs into logits, said in the executor's `linear` and `rows`: no executor knows a gate.
+/// Hooks: `int scratch_columns() const noexcept`, floats per row of Frame::gate_scratch that it works in;
+/// `int state_columns() const noexcept`, width of the router state that calls hand from layer to layer.
 template <class G, class X>
 concept Gate = requires(const G g, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
                         View<float, typename X::memory> out) {
@@ -187,20 +216,40 @@ template <class F>
 concept Form = Activation<typename F::activation> && requires(const F f) {
   { f.act } -> std::convertible_to<typename F::activation>;
   { f.weight_on } -> std::convertible_to<WeightOn>;
+  { f.output_scale } -> std::convertible_to<float>;
+  { f.expert_norm_eps } -> std::convertible_to<float>;
   f.envelope;
+  f.output;
 };
+
+/// The last step of the layer, on its whole output y [T,H]: `void finish(const X&, Frame&, View<float>) const`.
+template <class O, class X>
+concept OutputStep = std::same_as<O, PlainOutput> ||
+    requires(const O o, const X x, Frame<typename X::memory>& f, View<float, typename X::memory> y) {
+      o.finish(x, f, y);
+    };
 
 /// No expert that every token passes.
 struct NoShared {};
 
-/// Experts that every token passes: a resident storage, its form, and the weight of each row.
+/// Experts that every token passes: a resident storage, its form, and the weight of each row. `weigh` fills f.table
+/// [T,S] (expert s in slot s, and its weight), may use f.logits [T, num_logits], and may scale the weights of `routed`.
 template <class S, class X>
-concept Shared = std::same_as<S, NoShared> ||
+concept SharedExpertsPolicy =
     requires(const S s, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in) {
       requires ResidentStorage<std::remove_cvref_t<decltype(s.storage)>>;
       requires Form<std::remove_cvref_t<decltype(s.form)>>;
-      s.weigh(x, f, in);   // fills f.table [T,S]: expert s in slot s, and its weight
+      { s.num_logits() } noexcept -> std::same_as<int>;
+      s.weigh(x, f, in, f);
     };
+/// Something else that is added to the routed output (MoE++'s constant experts).
+template <class S, class X>
+concept AddedTerm = requires(const S s, const X x, Frame<typename X::memory>& f,
+                             View<const float, typename X::memory> in, View<float, typename X::memory> y) {
+  s.add(x, f, in, y);
+};
+template <class S, class X>
+concept Shared = std::same_as<S, NoShared> || SharedExpertsPolicy<S, X> || AddedTerm<S, X>;
 
 /// Runs `task(i)` for i in [0, tasks); returns when the tasks are done. A second caller meanwhile works alone.
 template <class P>

@@ -1,12 +1,10 @@
 // What one expert is: its id, shape, matrices and form (activation, where the weight applies).
 #pragma once
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
-#include <moe/math.hpp>
+#include <moe/activations.hpp>
 #include <moe/tensor.hpp>
 
 namespace moe {
@@ -57,37 +55,22 @@ struct ExpertRef {
 
 enum class WeightOn { output, input };
 
-/// An activation combines the gate and up products of one hidden unit; ungated ones ignore `up`.
-// clang-format off
-template <class A>
-concept Activation = std::is_trivially_copyable_v<A> && requires(const A a, float v) {
-  { A::gated } -> std::convertible_to<bool>;
-  { a(v, v) } noexcept -> std::same_as<float>;
-};
-// clang-format on
-
-/// silu(gate) * up (Shazeer 2020, "GLU Variants Improve Transformer").
-struct SwiGlu {
-  static constexpr bool gated = true;
-  MOE_HD float operator()(float gate, float up) const noexcept { return silu(gate) * up; }
-};
-
-/// max(0, up): the ungated expert of Switch and NLLB.
-struct Relu {
-  static constexpr bool gated = false;
-  MOE_HD float operator()(float, float up) const noexcept { return up > 0 ? up : 0.0f; }
-};
-
 /// Experts work on the layer's own width.
 struct NoEnvelope {};
 
+/// Nothing happens to the layer's output.
+struct PlainOutput {};
+
 /// How an expert computes: down(activation(gate x, up x)), with the routing weight on its output or its input.
-template <class A, class Env = NoEnvelope>
+template <class A, class Env = NoEnvelope, class Output = PlainOutput>
 struct ExpertForm {
   using activation = A;
   A act{};
   WeightOn weight_on = WeightOn::output;
+  float output_scale = 1;     // multiplies the routed output, before shared experts are added (Step, MiniMax-M3, NLLB)
+  float expert_norm_eps = 0;  // above 0: each expert's output is divided by its root mean square (Muse-Spark)
   Env envelope{};
+  Output output{};
 };
 
 }  // namespace moe

@@ -39,7 +39,8 @@ template <class F>
 struct explain_form<F, true> {
   static_assert(sizeof(explain_activation<typename F::activation>) > 0);
   static_assert(!Activation<typename F::activation> || Form<F>,
-                "moe::Form: needs members `activation act`, `WeightOn weight_on` and `envelope` (docs/policies.md#form)");
+                "moe::Form: needs members `activation act`, `WeightOn weight_on`, `float output_scale`, `float "
+                "expert_norm_eps`, `envelope` and `output` (docs/policies.md#form)");
 };
 
 template <class R>
@@ -141,17 +142,29 @@ struct explain_gate {
                 "`void logits(const X&, Frame&, View<const float>, View<float>) const`; a gate on another memory than the "
                 "executor's does not fit (docs/policies.md#gate)");
 };
+/// What looks at the whole batch needs an executor that sees it.
+template <class R, class X>
+struct explain_batch {
+  static_assert(!BatchRouter<R> || std::same_as<memory_of<X>, host_memory>,
+                "moe::MoELayer: a batch router works on the host; this executor's memory is another (docs/policies.md#router)");
+  static_assert(!(BatchRouter<R> || has_column_rule<R>()) || !requires { requires X::token_only; },
+                "moe::MoELayer: this router looks at the whole batch, but the executor is token_only: it cuts batches into "
+                "pieces; use a router that decides row by row (docs/policies.md#router)");
+};
 template <class F, class X>
 struct explain_envelope {
   static_assert(Envelope<decltype(F::envelope), X>,
                 "moe::Envelope: needs `int width() const noexcept`, `int outer_width() const noexcept`, `enter` and `leave` "
                 "(docs/policies.md#envelope)");
+  static_assert(OutputStep<decltype(F::output), X>,
+                "moe::Form: `output` needs `void finish(const X&, Frame&, View<float> y) const` (docs/policies.md#form)");
 };
 template <class S, class X>
 struct explain_shared {
   static_assert(Shared<S, X>,
-                "moe::Shared: needs a resident `storage`, a `form` and `void weigh(const X&, Frame&, View<const float>) const` "
-                "(docs/policies.md#shared)");
+                "moe::Shared: needs a resident `storage`, a `form`, `int num_logits() const noexcept` and `void weigh(const X&, "
+                "Frame&, View<const float>, Frame& routed) const`; or `void add(const X&, Frame&, View<const float>, "
+                "View<float> y) const` (docs/policies.md#shared)");
 };
 
 template <class R, class S>
@@ -173,7 +186,7 @@ template <class R, class S, class X, class F, class G, class Sh>
 inline constexpr bool sound = [] {
   if constexpr (sound_parts<R, S, X, F>) {
     if constexpr (ExecutorFor<X, S, F>)
-      return Gate<G, X> && Shared<Sh, X> && Envelope<decltype(F::envelope), X>;
+      return Gate<G, X> && Shared<Sh, X> && Envelope<decltype(F::envelope), X> && OutputStep<decltype(F::output), X>;
   }
   return false;
 }();
@@ -184,6 +197,7 @@ struct explain {
   static_assert(sizeof(explain_router<R>) > 0 && sizeof(explain_storage<S>) > 0 && sizeof(explain_executor<X>) > 0 &&
                 sizeof(explain_form<F>) > 0);
   static_assert(sizeof(explain_if<sound_parts<R, S, X, F>, explain_pair, X, S, F>) > 0);
+  static_assert(sizeof(explain_if<ExecutorCore<X> && sound_router<R>(), explain_batch, R, X>) > 0);
   static_assert(sizeof(explain_if<ExecutorCore<X>, explain_gate, G, X>) > 0);
   static_assert(sizeof(explain_if<ExecutorCore<X>, explain_shared, Sh, X>) > 0);
   static_assert(sizeof(explain_if<ExecutorCore<X> && Form<F>, explain_envelope, F, X>) > 0);

@@ -68,13 +68,31 @@ struct Frame {
   IdMap ids;
   int first_token = 0;  // where these rows begin in a call that was cut into chunks
   typename M::queue* queue = nullptr;
-  View<float, M> logits;  // [T,L]
+  View<float, M> logits;  // [T,L], of the gate
   RoutingTable<M> table;  // [T,K]
   Dispatch<M> dispatch;
-  View<float, M> mid, partial;  // [T*K, F], [T*K, H], by entry
+  View<float, M> mid, partial;           // [T*K, F], [T*K, H], by entry
+  View<const float, M> routing_logits;   // what the router saw: the gate's, or the call's
+  View<float, M> gate_scratch;           // [T, columns that the gate asks for]
+  View<const float, M> router_state_in;  // of the call
+  View<float, M> router_state_out;
   void* scratch = nullptr;      // the executor's own
   ExpertNeed* needs = nullptr;  // [E], staging
 };
+
+/// The part of a frame that every executor has: logits, both tables, needs. Executors add what they compute in.
+template <class M>
+Frame<M> carve_tables(Arena& main, Arena& staging, const Dims& d, IdMap ids) {
+  const auto count = [](int n) { return static_cast<std::size_t>(n); };
+  Frame<M> f;
+  f.dims = d;
+  f.ids = ids;
+  f.logits = main.matrix<float, M>(d.tokens, d.logits);
+  f.table = {main.matrix<Slot, M>(d.tokens, d.slots), main.take<int>(count(d.tokens))};
+  f.dispatch = {main.take<int>(count(d.experts) + 1), main.take<int>(count(d.tokens) * count(d.slots))};
+  f.needs = staging.take<ExpertNeed>(count(d.experts));
+  return f;
+}
 
 // ---- Wave: experts that are computed together
 
@@ -127,7 +145,9 @@ struct Call {
   View<const float, M> logits{};           // [T,L] instead of the gate
   const RoutingTable<M>* table = nullptr;  // [T,K] instead of gate and router
   RouteContext<M> context{};
-  int max_slots = 0;  // slots per token in this call; 0: the router's own
+  int max_slots = 0;                       // slots per token in this call; 0: the router's own
+  View<const float, M> router_state_in{};  // [T,R] of the layer before, for gates that carry a state; none: zero
+  View<float, M> router_state_out{};       // [T,R] for the layer after
 };
 
 /// Callbacks of one call, an argument of `forward`: any subset of

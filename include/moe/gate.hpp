@@ -1,15 +1,83 @@
 // Gates: how inputs become logits.
 #pragma once
 
+#include <cmath>
+
+#include <moe/activations.hpp>
 #include <moe/concepts.hpp>
 
 namespace moe {
+
+namespace detail {
+
+/// out = gain * in / rms(in), times a constant (Zhang & Sennrich 2019); no gain: 1. `out` may be `in`.
+template <class M>
+struct NormaliseRow {
+  View<const float, M> in;
+  View<float, M> out;
+  const float* gain;
+  float epsilon, scale;
+  MOE_HD void operator()(int t) const noexcept {
+    const Row<const float> x = in.row(t);
+    const float inverse = scale / std::sqrt(sum_of_squares(x) / static_cast<float>(x.size()) + epsilon);
+    for (int i = 0; i < x.size(); ++i) out.row(t)[i] = x[i] * inverse * (gain != nullptr ? gain[i] : 1.0f);
+  }
+};
+
+/// out += in * gain, by column; no gain: 1.
+template <class M>
+struct AddScaledRow {
+  View<const float, M> in;
+  View<float, M> out;
+  const float* gain;
+  MOE_HD void operator()(int t) const noexcept {
+    for (int i = 0; i < out.cols; ++i)
+      out.row(t)[i] = fma(in.row(t)[i], gain != nullptr ? gain[i] : 1.0f, out.row(t)[i]);
+  }
+};
+
+template <class M>
+struct CopyFloats {
+  View<const float, M> in;
+  View<float, M> out;
+  MOE_HD void operator()(int t) const noexcept {
+    for (int i = 0; i < out.cols; ++i) out.row(t)[i] = in.row(t)[i];
+  }
+};
+
+template <class M>
+struct GeluOfRow {
+  View<float, M> rows;
+  MOE_HD void operator()(int t) const noexcept {
+    for (float& x : rows.row(t)) x = gelu(x);
+  }
+};
+
+/// Rounds to the numbers of a narrower type.
+template <class M>
+struct RoundRow {
+  View<float, M> rows;
+  ElementType type;
+  MOE_HD void operator()(int t) const noexcept {
+    for (float& x : rows.row(t)) x = type == ElementType::bfloat16 ? float(bf16(x)) : float(f16(x));
+  }
+};
+
+template <class M>
+View<float, M> columns(View<float, M> v, int first, int count) {
+  return {v.data + first, v.rows, count, v.stride};
+}
+
+}  // namespace detail
 
 /// logits = x W^T + b in float32. Holds no weights: the host application keeps [L,H] (and [L]) alive.
 template <class M = host_memory>
 class Linear {
  public:
-  explicit Linear(View<const float, M> weight, const float* bias = nullptr) : weight_(weight), bias_(bias) {}
+  /// `rounded_to`: the type in which the model keeps its logits; picks of a bfloat16 model may depend on it.
+  explicit Linear(View<const float, M> weight, const float* bias = nullptr,
+                  ElementType rounded_to = ElementType::float32)
+      : weight_(weight), bias_(bias), rounded_to_(rounded_to) {}
 
   int outputs() const noexcept { return weight_.rows; }
   int inputs() const noexcept { return weight_.cols; }
@@ -19,16 +87,124 @@ class Linear {
   template <class X>
   void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
     executor.linear(f, in, weight_, bias_, out);
+    if (rounded_to_ != ElementType::float32) executor.rows(f, out.rows, detail::RoundRow<M>{out, rounded_to_});
   }
 
  private:
   View<const float, M> weight_;
   const float* bias_;
+  ElementType rounded_to_;
 };
 template <class T, class M>
 Linear(View<T, M>) -> Linear<M>;
 template <class T, class M>
 Linear(View<T, M>, const float*) -> Linear<M>;
+template <class T, class M>
+Linear(View<T, M>, const float*, ElementType) -> Linear<M>;
+
+/// logits = W (H^-1/2 * gain * x / rms(x)): Gemma-4's router. `gain` [H], `weight` [L,H]; the caller keeps both alive.
+template <class M = host_memory>
+class NormalisedLinear {
+ public:
+  NormalisedLinear(View<const float, M> weight, const float* gain, float epsilon)
+      : weight_(weight), gain_(gain), epsilon_(epsilon) {}
+
+  int outputs() const noexcept { return weight_.rows; }
+  int inputs() const noexcept { return weight_.cols; }
+  int scratch_columns() const noexcept { return weight_.cols; }
+
+  template <class X>
+  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
+    const float scale = 1 / std::sqrt(static_cast<float>(in.cols));
+    executor.rows(f, in.rows, detail::NormaliseRow<M>{in, f.gate_scratch, gain_, epsilon_, scale});
+    executor.linear(f, f.gate_scratch, weight_, nullptr, out);
+  }
+
+ private:
+  View<const float, M> weight_;
+  const float* gain_;
+  float epsilon_;
+};
+template <class T, class M>
+NormalisedLinear(View<T, M>, const float*, float) -> NormalisedLinear<M>;
+
+/// The weights of a CarriedMlp, kept alive by the caller; R is the width of the state.
+template <class M = host_memory>
+struct CarriedMlpWeights {
+  View<const float, M> enter;         // [R,H]
+  const float* enter_bias = nullptr;  // [R]
+  const float* carried = nullptr;     // [R], multiplies the state of the layer before; null: 1
+  const float* norm = nullptr;        // [R]
+  float norm_eps = 1e-5f;
+  View<const float, M> first;         // [R,R]
+  const float* first_bias = nullptr;  // [R]
+  View<const float, M> second;
+  const float* second_bias = nullptr;
+  View<const float, M> leave;  // [L,R]
+};
+
+/// Zaya's router: s = W x + b + carried * state of the layer before; logits = W3 gelu(W2 gelu(W1 norm(s))).
+/// Reads Call::router_state_in [T,R] where there is one, and writes s to Call::router_state_out.
+template <class M = host_memory>
+class CarriedMlp {
+ public:
+  explicit CarriedMlp(const CarriedMlpWeights<M>& weights) : w_(weights) {}
+
+  int outputs() const noexcept { return w_.leave.rows; }
+  int inputs() const noexcept { return w_.enter.cols; }
+  int state_columns() const noexcept { return w_.enter.rows; }
+  int scratch_columns() const noexcept { return 2 * state_columns(); }
+
+  template <class X>
+  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
+    const int width = state_columns(), rows = in.rows;
+    const View<float, M> state = detail::columns(f.gate_scratch, 0, width);
+    const View<float, M> hidden = detail::columns(f.gate_scratch, width, width);
+    executor.linear(f, in, w_.enter, w_.enter_bias, state);
+    if (f.router_state_in.data != nullptr)
+      executor.rows(f, rows, detail::AddScaledRow<M>{f.router_state_in, state, w_.carried});
+    if (f.router_state_out.data != nullptr) executor.rows(f, rows, detail::CopyFloats<M>{state, f.router_state_out});
+    executor.rows(f, rows, detail::NormaliseRow<M>{state, hidden, w_.norm, w_.norm_eps, 1.0f});
+    executor.linear(f, hidden, w_.first, w_.first_bias, state);
+    executor.rows(f, rows, detail::GeluOfRow<M>{state});
+    executor.linear(f, state, w_.second, w_.second_bias, hidden);
+    executor.rows(f, rows, detail::GeluOfRow<M>{hidden});
+    executor.linear(f, hidden, w_.leave, nullptr, out);
+  }
+
+ private:
+  CarriedMlpWeights<M> w_;
+};
+template <class M>
+CarriedMlp(CarriedMlpWeights<M>) -> CarriedMlp<M>;
+
+/// logits = W x + G (logits of the layer before): MoE++'s gating residuals (Jin et al. 2024, eq. 6). The carried router
+/// state are the logits. `weight` [L,H], `residual` [L,L]; the caller keeps both alive.
+template <class M = host_memory>
+class ResidualLinear {
+ public:
+  ResidualLinear(View<const float, M> weight, View<const float, M> residual) : weight_(weight), residual_(residual) {}
+
+  int outputs() const noexcept { return weight_.rows; }
+  int inputs() const noexcept { return weight_.cols; }
+  int state_columns() const noexcept { return weight_.rows; }
+  int scratch_columns() const noexcept { return weight_.rows; }
+
+  template <class X>
+  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
+    executor.linear(f, in, weight_, nullptr, out);
+    if (f.router_state_in.data != nullptr) {
+      executor.linear(f, f.router_state_in, residual_, nullptr, f.gate_scratch);
+      executor.rows(f, in.rows, detail::AddScaledRow<M>{f.gate_scratch, out, nullptr});
+    }
+    if (f.router_state_out.data != nullptr) executor.rows(f, in.rows, detail::CopyFloats<M>{out, f.router_state_out});
+  }
+
+ private:
+  View<const float, M> weight_, residual_;
+};
+template <class T, class U, class M>
+ResidualLinear(View<T, M>, View<U, M>) -> ResidualLinear<M>;
 
 /// For layers whose calls always bring logits or a table.
 struct NoGate {
@@ -37,5 +213,22 @@ struct NoGate {
   template <class X, class F, class In, class Out>
   static void logits(const X&, F&, In, Out) {}
 };
+
+/// Floats per row that a gate works in.
+template <class G>
+constexpr int scratch_columns([[maybe_unused]] const G& gate) noexcept {
+  if constexpr (requires { gate.scratch_columns(); })
+    return gate.scratch_columns();
+  else
+    return 0;
+}
+/// Width of the router state that a gate takes from the layer before and hands on; 0: none.
+template <class G>
+constexpr int state_columns([[maybe_unused]] const G& gate) noexcept {
+  if constexpr (requires { gate.state_columns(); })
+    return gate.state_columns();
+  else
+    return 0;
+}
 
 }  // namespace moe

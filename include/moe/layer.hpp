@@ -1,13 +1,16 @@
 // MoELayer: the walk of one call (gate, route, group, acquire, experts, combine).
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <type_traits>
 #include <utility>
 
 #include <moe/concepts.hpp>
+#include <moe/envelope.hpp>
 #include <moe/explain.hpp>
 #include <moe/gate.hpp>
+#include <moe/shared.hpp>
 
 namespace moe {
 
@@ -39,10 +42,16 @@ struct AdmitColumn {
   R router;
   RoutingTable<M> table;
   Dispatch<M> dispatch;
+  RouteContext<M> context;
   MOE_HD void operator()(int e) const noexcept {
-    const int begin = dispatch.offset[e], rows = dispatch.offset[e + 1] - begin;
-    admit(router, e, Row<const int>{dispatch.entry + begin, rows},
-          Row<Slot>{table.slots.data, table.slots.rows * table.slots.cols}, table.slots.rows);
+    const View<Slot, M>& slots = table.slots;
+    admit(router, Column{.expert = e,
+                         .entries = dispatch.entries(e),
+                         .slots = {slots.data, slots.rows * slots.cols},
+                         .slots_per_row = slots.cols,
+                         .tokens = slots.rows,
+                         .seed = context.seed,
+                         .positions = context.positions});
   }
 };
 template <class R, class M>
@@ -50,6 +59,22 @@ struct FinishRow {
   R router;
   RoutingTable<M> table;
   MOE_HD void operator()(int t) const noexcept { finish(router, table.slots.row(t).first(table.count[t])); }
+};
+
+/// Divides each expert's output for row t by its root mean square.
+template <class M>
+struct NormaliseExperts {
+  Frame<M> frame;
+  float epsilon;
+  MOE_HD void operator()(int t) const noexcept {
+    for (int k = 0; k < frame.table.size(t); ++k) {
+      if (!frame.ids.network(frame.table.slots.row(t)[k].expert)) continue;
+      const Row<float> row = frame.partial.row(t * frame.dims.slots + k);
+      const float mean = sum_of_squares(row) / static_cast<float>(row.size());
+      const float inverse = 1 / std::sqrt(mean + epsilon);
+      for (float& x : row) x *= inverse;
+    }
+  }
 };
 
 template <class S>
@@ -94,7 +119,8 @@ class MoELayer {
   static_assert(sizeof(detail::explain<Router, Storage, Executor, Form, Gate, Shared>) > 0);
   static constexpr bool sound = detail::sound<Router, Storage, Executor, Form, Gate, Shared>;
   static constexpr bool leasing = !ResidentStorage<Storage>;
-  static constexpr bool any_shared = !std::is_same_v<Shared, NoShared>;
+  static constexpr bool shared_experts = SharedExpertsPolicy<Shared, Executor>;
+  static constexpr bool added_term = AddedTerm<Shared, Executor>;
 
  public:
   using memory = detail::memory_of<Executor>;
@@ -131,6 +157,17 @@ class MoELayer {
   }
   void forward(View<const float, memory> x, View<float, memory> y, Workspace<memory>& ws) const {
     forward(Call<memory>{.x = x, .y = y}, ws);
+  }
+
+  /// As `forward`, for rows that are the newest of sequences which go on: tells the router so, and does not compile
+  /// with a router whose choices for a row depend on rows that come later.
+  template <class Observer = NoObserver>
+  void decode(Call<memory> call, Workspace<memory>& ws, Observer&& observer = {}) const {
+    static_assert(is_causal<Router>(),
+                  "moe::MoELayer::decode: this router is not causal, a row's experts depend on the other rows of the "
+                  "batch; use forward, or a router that decides row by row (docs/policies.md#router)");
+    call.context.decode = true;
+    forward(call, ws, observer);
   }
 
   /// Routes `call` as a guess and tells the storage which experts may be wanted next; y is not used. With call.logits
@@ -174,12 +211,16 @@ class MoELayer {
     if constexpr (!std::is_same_v<Gate, NoGate>)
       require_equal(where, "rows of the gate", router_.num_logits(), gate_.outputs());
     require_equal(where, "gated experts (1 yes, 0 no)", int{Form::activation::gated}, int{storage_.shape().gated});
+    check_options(router_);
     if (router_.max_slots() < 1)
       raise(Error(where, "slots per token", "at least 1", std::to_string(router_.max_slots())));
     if constexpr (enveloped)
       require_equal(where, "width of the envelope", storage_.shape().hidden, form_.envelope.width());
-    if constexpr (any_shared)
+    if constexpr (shared_experts) {
       require_equal(where, "hidden width of the shared experts", hidden(), shared_.storage.shape().hidden);
+      require_equal(where, "gated shared experts (1 yes, 0 no)", int{decltype(shared_.form)::activation::gated},
+                    int{shared_.storage.shape().gated});
+    }
   }
 
   void check_call(const Call<memory>& c) const {
@@ -210,9 +251,18 @@ class MoELayer {
       require_equal(where, "rows of x_router", c.x.rows, in.rows);
       require_equal(where, "columns of the gate's input", gate_.inputs(), in.cols);
     }
+    check_state(c, c.router_state_in, "router_state_in");
+    check_state(c, c.router_state_out, "router_state_out");
     require_context<Uses::tokens>(c.context.tokens, "context.tokens");
     require_context<Uses::rules>(c.context.rules, "context.rules");
     require_context<Uses::positions>(c.context.positions, "context.positions");
+  }
+  template <class V>
+  void check_state(const Call<memory>& c, const V& state, const char* name) const {
+    if (state.data == nullptr && state.cols == 0) return;
+    const std::string what = concat(" of ", name);
+    require_equal("moe::MoELayer::forward", concat("rows", what).c_str(), c.x.rows, state.rows);
+    require_equal("moe::MoELayer::forward", concat("columns", what).c_str(), state_columns(gate_), state.cols);
   }
   template <Uses use>
   static void require_context(const int* given, const char* name) {
@@ -247,14 +297,16 @@ class MoELayer {
     Carved c;
     const Dims d = dims(tokens, slots);
     c.frame = executor_.carve(main, staging, d, ids_of(router_));
+    if (const int columns = scratch_columns(gate_); columns > 0)
+      c.frame.gate_scratch = main.template matrix<float, memory>(tokens, columns);
     if constexpr (enveloped) {
       c.inner_x = main.template matrix<float, memory>(tokens, d.hidden);
       c.inner_y = main.template matrix<float, memory>(tokens, d.hidden);
     }
-    if constexpr (any_shared) {
+    if constexpr (shared_experts) {
       const ExpertShape s = shared_.storage.shape();
       const int n = shared_.storage.num_experts();
-      c.shared = executor_.carve(main, staging, {tokens, s.hidden, s.ffn, n, n, n}, IdMap{n, 0});
+      c.shared = executor_.carve(main, staging, {tokens, s.hidden, s.ffn, shared_.num_logits(), n, n}, IdMap{n, 0});
     }
     const auto experts = static_cast<std::size_t>(d.experts);
     if constexpr (contains(uses_of<Router>(), Uses::residency))
@@ -294,7 +346,7 @@ class MoELayer {
   void for_each_chunk(const Call<memory>& call, Workspace<memory>& ws, Function&& f) const {
     const int tokens = call.x.rows, rows = chunk_rows(ws, tokens, slots_of(call));
     if constexpr (has_column_rule<Router>() || BatchRouter<Router>)
-      if (call.table == nullptr && rows < tokens)
+      if (call.table == nullptr && rows < tokens && (BatchRouter<Router> || has_columns(router_)))
         raise(Error("moe::MoELayer::forward", "workspace of a router that looks at the whole batch",
                     concat(tokens, " rows"), std::to_string(rows)));
     int first = 0;
@@ -310,6 +362,8 @@ class MoELayer {
     if (call.y.data != nullptr) c.y = call.y.slice(first, n);
     if (call.x_router.data != nullptr) c.x_router = call.x_router.slice(first, n);
     if (call.logits.data != nullptr) c.logits = call.logits.slice(first, n);
+    if (call.router_state_in.data != nullptr) c.router_state_in = call.router_state_in.slice(first, n);
+    if (call.router_state_out.data != nullptr) c.router_state_out = call.router_state_out.slice(first, n);
     c.context = call.context.slice(first);
     return c;  // the table is sliced where it is copied
   }
@@ -320,6 +374,8 @@ class MoELayer {
   void forward_chunk(const Call<memory>& call, int first, Workspace<memory>& ws, const Observer& observer) const {
     Carved carved;
     Frame<memory> f = routed_frame(call, first, ws, observer, &carved);
+    if constexpr (shared_experts) shared_.weigh(executor_, carved.shared, call.x, f);
+    if (form_.output_scale != 1) detail::scale_rows(executor_, f, detail::SameWeight{form_.output_scale});
     View<const float, memory> x = call.x;
     View<float, memory> y = call.y;
     if constexpr (enveloped) {
@@ -328,9 +384,13 @@ class MoELayer {
       y = carved.inner_y;
     }
     compute(f, x, carved, observer);
+    if (form_.expert_norm_eps > 0)
+      executor_.rows(f, f.dims.tokens, detail::NormaliseExperts<memory>{f, form_.expert_norm_eps});
     executor_.combine(f, x, form_, y, false);
     if constexpr (enveloped) form_.envelope.leave(executor_, f, carved.inner_y, call.y);
-    if constexpr (any_shared) add_shared(carved.shared, call);
+    if constexpr (shared_experts) add_shared(carved.shared, call);
+    if constexpr (added_term) shared_.add(executor_, f, call.x, call.y);
+    if constexpr (!std::is_same_v<decltype(Form::output), PlainOutput>) form_.output.finish(executor_, f, call.y);
     if constexpr (requires { observer.done(f); }) observer.done(f);
   }
 
@@ -343,6 +403,8 @@ class MoELayer {
     Frame<memory> f = carved.frame;
     f.queue = &ws.queue();
     f.first_token = first;
+    f.router_state_in = call.router_state_in;
+    f.router_state_out = call.router_state_out;
     if (call.table != nullptr) {
       executor_.rows(f, f.dims.tokens, detail::CopyRow<memory>{call.table->slice(first, f.dims.tokens), f.table});
     } else {
@@ -350,7 +412,7 @@ class MoELayer {
     }
     executor_.group(f);
     if constexpr (has_column_rule<Router>())
-      if (call.table == nullptr) admit_columns(f);
+      if (call.table == nullptr && has_columns(router_)) admit_columns(f, call.context);
     if constexpr (requires { observer.routed(f); }) observer.routed(f);
     if (out != nullptr) {
       *out = carved;
@@ -366,6 +428,7 @@ class MoELayer {
       gate_.logits(executor_, f, router_input(call), f.logits);
       logits = f.logits;
     }
+    f.routing_logits = logits;
     if constexpr (requires { observer.logits(logits); }) observer.logits(logits);
     RouteContext<memory> context = call.context;
     if constexpr (contains(uses_of<Router>(), Uses::residency)) {
@@ -378,8 +441,8 @@ class MoELayer {
       executor_.rows(f, f.dims.tokens, detail::SelectRow<Router, memory>{router_, f.table, context, logits});
   }
 
-  void admit_columns(Frame<memory>& f) const {
-    executor_.rows(f, f.dims.experts, detail::AdmitColumn<Router, memory>{router_, f.table, f.dispatch});
+  void admit_columns(Frame<memory>& f, const RouteContext<memory>& context) const {
+    executor_.rows(f, f.dims.experts, detail::AdmitColumn<Router, memory>{router_, f.table, f.dispatch, context});
     executor_.rows(f, f.dims.tokens, detail::FinishRow<Router, memory>{router_, f.table});
     executor_.group(f);
   }
@@ -410,7 +473,6 @@ class MoELayer {
   /// Shared experts come last, so that the order of sums is fixed.
   void add_shared(Frame<memory>& f, const Call<memory>& call) const {
     using Formats = typename decltype(shared_.storage)::formats;
-    shared_.weigh(executor_, f, call.x);
     executor_.group(f);
     executor_.experts(f, call.x, shared_.storage.table(), Formats{}, shared_.storage.shape(), shared_.form,
                       Part{true, true, false});

@@ -1,6 +1,7 @@
 // The two tables, by token and by expert, what a router may look at, and the host's grouping of one into the other.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 
@@ -33,9 +34,18 @@ template <class M = host_memory>
 struct Dispatch {
   int* offset = nullptr;  // [E+1]
   int* entry = nullptr;   // [T*K]
+  MOE_HD Row<const int> entries(ExpertId e) const noexcept { return {entry + offset[e], offset[e + 1] - offset[e]}; }
 };
 
 // ---- what a router may look at
+
+/// Uniform in [0, 1) from (seed, position, salt) by splitmix64: no state, so threads and splits do not matter.
+MOE_HD inline float counter_random(std::uint64_t seed, int position, std::uint32_t salt) noexcept {
+  std::uint64_t z = seed + 0x9e3779b97f4a7c15ull * (static_cast<std::uint64_t>(position) * 4096u + salt + 1u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return static_cast<float>((z ^ (z >> 31)) >> 40) * 0x1p-24f;
+}
 
 /// One row as a router sees it. Pure data: the same for every batch split and device.
 struct RowContext {
@@ -45,13 +55,8 @@ struct RowContext {
   bool decode = false;
   const std::uint32_t *resident = nullptr, *allowed = nullptr;  // a bit per expert; null: not known, all allowed
 
-  /// Uniform in [0, 1) from (seed, position, salt) by splitmix64: no state, so threads and splits do not matter.
-  MOE_HD float random(std::uint32_t salt) const noexcept {
-    std::uint64_t z = seed + 0x9e3779b97f4a7c15ull * (static_cast<std::uint64_t>(position) * 4096u + salt + 1u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return static_cast<float>((z ^ (z >> 31)) >> 40) * 0x1p-24f;
-  }
+  /// Uniform in [0, 1): a pure function of the call's seed, the row's position and `salt`.
+  MOE_HD float random(std::uint32_t salt) const noexcept { return counter_random(seed, position, salt); }
   MOE_HD bool may_use(ExpertId e) const noexcept {
     return allowed == nullptr || ((allowed[e / 32] >> (e % 32)) & 1u) != 0;
   }
@@ -89,6 +94,29 @@ struct RouteContext {
   }
 };
 
+/// One expert's choices as an admission rule sees them, in token order.
+struct Column {
+  ExpertId expert = -1;
+  Row<const int> entries;
+  Row<Slot> slots;  // of the whole table, by entry
+  int slots_per_row = 1;
+  int tokens = 0;  // of the call
+  std::uint64_t seed = 0;
+  const int* positions = nullptr;  // [T]
+
+  MOE_HD int size() const noexcept { return entries.size(); }
+  MOE_HD int token(int i) const noexcept { return entries[i] / slots_per_row; }
+  /// 0 for a token's first choice, 1 for its second.
+  MOE_HD int rank(int i) const noexcept { return entries[i] % slots_per_row; }
+  MOE_HD Slot& slot(int i) const noexcept { return slots[entries[i]]; }
+  /// The same number as RowContext::random of that token.
+  MOE_HD float random(int i, std::uint32_t salt) const noexcept {
+    return counter_random(seed, positions != nullptr ? positions[token(i)] : token(i), salt);
+  }
+  /// The token gets nothing from this expert.
+  MOE_HD void drop(int i) const noexcept { slot(i) = {-1, 0}; }
+};
+
 /// What a router cannot do without: `static constexpr Uses uses = Uses::tokens | Uses::rules`.
 enum class Uses : unsigned { nothing = 0, tokens = 1, rules = 2, residency = 4, positions = 8 };
 MOE_HD constexpr Uses operator|(Uses a, Uses b) {
@@ -116,22 +144,32 @@ inline void group_by_expert(const RoutingTable<host_memory>& table, IdMap ids, D
   d.offset[0] = 0;
 }
 
+/// Sum of the weights of a row that are larger than that of one slot (or as large, and chosen earlier): HOBBIT's
+/// unimportance.
+inline float mass_ahead(Row<const Slot> row, int slot) noexcept {
+  float ahead = 0;
+  for (int k = 0; k < row.size(); ++k) {
+    const bool larger = row[k].weight > row[slot].weight || (row[k].weight == row[slot].weight && k < slot);
+    if (larger) ahead += row[k].weight;
+  }
+  return ahead;
+}
+
 /// The experts that have rows, by id, with what a storage may weigh them by. `needs` has room for E.
 inline std::span<ExpertNeed> collect_needs(const RoutingTable<host_memory>& table, IdMap ids,
                                            const Dispatch<host_memory>& d, ExpertNeed* needs) noexcept {
   const int slots = table.slots.cols;
   std::size_t found = 0;
   for (ExpertId e = 0; e < ids.networks; ++e) {
-    const int rows = d.offset[e + 1] - d.offset[e];
-    if (rows == 0) continue;
-    ExpertNeed need{e, rows, 0, 0};
-    for (int i = d.offset[e]; i < d.offset[e + 1]; ++i) {
-      const Row<Slot> row = table.slots.row(d.entry[i] / slots);
-      const int slot = d.entry[i] % slots;
-      float ahead = 0;
-      for (int k = 0; k < slot; ++k) ahead += row[k].weight;
-      if (i == d.offset[e] || ahead < need.mass_ahead) need.mass_ahead = ahead;
-      if (i == d.offset[e] || row[slot].weight > need.largest_weight) need.largest_weight = row[slot].weight;
+    const Row<const int> entries = d.entries(e);
+    if (entries.empty()) continue;
+    ExpertNeed need{e, entries.size(), -HUGE_VALF, HUGE_VALF};
+    for (const int entry : entries) {
+      const int t = entry / slots;
+      const float ahead = mass_ahead(table.slots.row(t).first(table.size(t)), entry % slots);
+      const float weight = table.slots.row(t)[entry % slots].weight;
+      if (ahead < need.mass_ahead) need.mass_ahead = ahead;
+      if (weight > need.largest_weight) need.largest_weight = weight;
     }
     needs[found++] = need;
   }

@@ -1,6 +1,6 @@
 # cmake -DINCLUDE=... -P order.cmake: fails on any #include that points to the left of the order in docs/design.md:
 #   models > {layer, any_layer, routers, storage, executors} > explain > gate > concepts > frame > routing > layout > expert
-#   > formats > math > tensor > error > config                  executors > cpu > routing > ...
+#   > formats > activations > math > tensor > error > config                  executors > cpu > routing > ...
 # Policies include neither the layer nor each other, but for the tools that storages share.
 
 cmake_policy(VERSION 3.25)
@@ -12,7 +12,7 @@ function(allow files includes)
 endfunction()
 
 set(spine "none")
-foreach(header IN ITEMS config error tensor math formats expert layout routing frame concepts gate explain)
+foreach(header IN ITEMS config error tensor math activations formats expert layout routing scores frame concepts gate shared envelope explain)
   allow("${header}[.]hpp" "(${spine})[.]hpp")
   string(APPEND spine "|${header}")
   if(header STREQUAL "routing")

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
+from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load_balancing_loss_func
 
 HELD_OUT_EVERY, HELD_OUT_FIRST = 11, 6  # books 6, 17, 28, 39, 50 and 61 of 66
 BATCH, CONTEXT, WINDOW = 8, 512, 256
@@ -216,17 +216,26 @@ def learning_rate(progress):
 
 
 def train_step(model, forward, optimizer, batch, rate):
-    """One update; returns the cross-entropy in bits per byte, without the balancing term."""
+    """One update; returns the cross-entropy in bits per byte, without the balancing term.
+
+    The balancing loss is summed over the layers: transformers' own averages the use of an expert over all of
+    them first, which is content with experts that one layer never uses and another always does.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast("cpu", torch.bfloat16):
-        output = forward(batch, labels=batch, output_router_logits=True, use_cache=False)
-    output.loss.backward()
+        output = forward(batch, output_router_logits=True, use_cache=False)
+    config, vocabulary = model.config, output.logits.shape[-1]
+    cross_entropy = F.cross_entropy(output.logits[:, :-1].float().reshape(-1, vocabulary), batch[:, 1:].flatten())
+    balancing = sum(
+        load_balancing_loss_func((logits,), config.num_local_experts, config.num_experts_per_tok)
+        for logits in output.router_logits
+    )
+    (cross_entropy + config.router_aux_loss_coef * balancing).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
     optimizer.step()
     optimizer.zero_grad()
-    balancing = model.config.router_aux_loss_coef * output.aux_loss
-    return (output.loss - balancing).item() / math.log(2)
+    return cross_entropy.item() / math.log(2)
 
 
 def train(model, training, held_out, minutes, out):

@@ -17,6 +17,8 @@ inline vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 inline vec div(vec a, vec b) { return _mm256_div_ps(a, b); }
 inline vec min(vec a, vec b) { return _mm256_min_ps(a, b); }  // b if either is NaN
 inline vec max(vec a, vec b) { return _mm256_max_ps(a, b); }  // b if either is NaN
+inline vec less(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+inline vec select(vec which, vec yes, vec no) { return _mm256_blendv_ps(no, yes, which); }
 inline ivec to_int(vec v) { return _mm256_cvtps_epi32(v); }
 inline ivec half(ivec v) { return _mm256_srai_epi32(v, 1); }
 inline ivec sub(ivec a, ivec b) { return _mm256_sub_epi32(a, b); }

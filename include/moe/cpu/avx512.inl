@@ -21,6 +21,8 @@ inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 inline vec div(vec a, vec b) { return _mm512_div_ps(a, b); }
 inline vec min(vec a, vec b) { return _mm512_maskz_min_ps(every, a, b); }  // b if either is NaN
 inline vec max(vec a, vec b) { return _mm512_maskz_max_ps(every, a, b); }  // b if either is NaN
+inline __mmask16 less(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline vec select(__mmask16 which, vec yes, vec no) { return _mm512_mask_blend_ps(which, no, yes); }
 inline ivec to_int(vec v) { return _mm512_maskz_cvtps_epi32(every, v); }
 inline ivec half(ivec v) { return _mm512_maskz_srai_epi32(every, v, 1); }
 inline ivec sub(ivec a, ivec b) { return _mm512_sub_epi32(a, b); }

@@ -7,40 +7,6 @@
 inline constexpr int width = PanelLayout::width;
 inline constexpr int vecs = width / lanes;  // vectors of one panel
 
-inline vec exp(vec x) {
-  using k = ExpConstants;
-  x = min(broadcast(k::highest), x);
-  x = max(broadcast(k::lowest), x);
-  const vec n = sub(fma(x, broadcast(k::log2e), broadcast(k::round_to_int)), broadcast(k::round_to_int));
-  vec r = fma(n, broadcast(-k::ln2_high), x);
-  r = fma(n, broadcast(-k::ln2_low), r);
-  vec p = fma(broadcast(k::c7), r, broadcast(k::c6));
-  p = fma(p, r, broadcast(k::c5));
-  p = fma(p, r, broadcast(k::c4));
-  p = fma(p, r, broadcast(k::c3));
-  p = fma(p, r, broadcast(k::c2));
-  p = add(fma(p, mul(r, r), r), broadcast(1.0f));
-  const ivec exponent = to_int(n), low = half(exponent);
-  return mul(mul(p, power_of_two(low)), power_of_two(sub(exponent, low)));
-}
-
-// ---- activations: shipped ones in vectors, a user's own through its scalar text
-
-inline vec apply(const SwiGlu&, vec gate, vec up) {
-  const vec minus = sub(broadcast(-0.0f), gate);
-  return mul(div(gate, add(broadcast(1.0f), exp(minus))), up);
-}
-inline vec apply(const Relu&, vec, vec up) { return max(up, broadcast(0.0f)); }
-
-template <class Act>
-inline vec apply(const Act& act, vec gate, vec up) {
-  alignas(64) float g[lanes], u[lanes];
-  store(g, gate);
-  store(u, up);
-  apply_each(act, g, u, lanes);
-  return load(g);
-}
-
 // ---- R rows times V vectors of a panel, from vector V0 on
 
 template <int V0, int R, int V, class Code>

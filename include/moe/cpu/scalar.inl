@@ -17,6 +17,8 @@ inline vec mul(vec a, vec b) { return a * b; }
 inline vec div(vec a, vec b) { return a / b; }
 inline vec min(vec a, vec b) { return a < b ? a : b; }
 inline vec max(vec a, vec b) { return a > b ? a : b; }
+inline bool less(vec a, vec b) { return a < b; }
+inline vec select(bool which, vec yes, vec no) { return which ? yes : no; }
 inline ivec to_int(vec v) { return v == v ? static_cast<ivec>(v) : 0; }
 inline ivec half(ivec v) { return v >> 1; }
 inline ivec sub(ivec a, ivec b) { return a - b; }

@@ -28,6 +28,7 @@ inline namespace MOE_BASELINE {
 namespace scalar {
 // clang-format off
 #include <moe/cpu/scalar.inl>
+#include <moe/cpu/activations.inl>
 #include <moe/cpu/kernels.inl>
 // clang-format on
 }  // namespace scalar
@@ -46,6 +47,7 @@ namespace moe::cpu {
 inline namespace MOE_BASELINE {
 namespace avx2 {
 #include <moe/cpu/avx2.inl>
+#include <moe/cpu/activations.inl>
 #include <moe/cpu/kernels.inl>
 }  // namespace avx2
 }  // namespace MOE_BASELINE
@@ -67,6 +69,7 @@ namespace moe::cpu {
 inline namespace MOE_BASELINE {
 namespace avx512 {
 #include <moe/cpu/avx512.inl>
+#include <moe/cpu/activations.inl>
 #include <moe/cpu/kernels.inl>
 }  // namespace avx512
 }  // namespace MOE_BASELINE

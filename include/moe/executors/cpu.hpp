@@ -27,17 +27,10 @@ struct CpuExecutor {
   Frame<memory> carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
     if (!cpu::supports(isa))
       raise(Error("moe::Cpu", "instruction set", "one that this machine has", std::string(isa_name(isa))));
-    const auto n = [](int a, int b = 1) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
-    Frame<memory> f;
-    f.dims = d;
-    f.ids = ids;
-    f.logits = main.template matrix<float, memory>(d.tokens, d.logits);
-    f.table = {main.template matrix<Slot, memory>(d.tokens, d.slots), main.template take<int>(n(d.tokens))};
-    f.dispatch = {main.template take<int>(n(d.experts) + 1), main.template take<int>(n(d.tokens, d.slots))};
+    Frame<memory> f = carve_tables<memory>(main, staging, d, ids);
     f.mid = padded_rows(main, d.tokens * d.slots, d.ffn);
     f.partial = padded_rows(main, d.tokens * d.slots, d.hidden);
-    f.scratch = main.template take<int>(n(d.experts));
-    f.needs = staging.template take<ExpertNeed>(n(d.experts));
+    f.scratch = main.template take<int>(static_cast<std::size_t>(d.experts));
     return f;
   }
 
@@ -115,17 +108,12 @@ struct CpuExecutor {
     return v;
   }
 
-  static Row<const int> entries(const Frame<memory>& f, ExpertId e) {
-    const int begin = f.dispatch.offset[e];
-    return {f.dispatch.entry + begin, f.dispatch.offset[e + 1] - begin};
-  }
-
   /// Indices into refs of experts that have work; rows of experts that were skipped by choice become zero.
   static Row<const int> with_rows(Frame<memory>& f, Row<const ExpertRef> refs) {
     int* active = static_cast<int*>(f.scratch);
     int n = 0;
     for (int i = 0; i < refs.size(); ++i) {
-      const Row<const int> rows = entries(f, refs[i].expert);
+      const Row<const int> rows = f.dispatch.entries(refs[i].expert);
       if (rows.empty()) continue;
       if (refs[i].bytes != nullptr)
         active[n++] = i;
@@ -158,7 +146,7 @@ struct CpuExecutor {
     constexpr int sides = Act::gated ? 2 : 1;
     const RecordOffsets o = PanelLayout::offsets<Format>(s);
     const std::size_t bytes = PanelLayout::panel_bytes<Up>(s.hidden);
-    const Row<const int> rows = entries(f, ref.expert);
+    const Row<const int> rows = f.dispatch.entries(ref.expert);
     cpu::up_kernel<Up, Act>(isa)(
         {.panels = ref.bytes + o.up + static_cast<std::size_t>(first) * sides * bytes,
          .panel_bytes = bytes,
@@ -182,7 +170,7 @@ struct CpuExecutor {
     using Down = typename projection_formats<Format>::down;
     const RecordOffsets o = PanelLayout::offsets<Format>(s);
     const std::size_t bytes = PanelLayout::panel_bytes<Down>(s.ffn);
-    const Row<const int> rows = entries(f, ref.expert);
+    const Row<const int> rows = f.dispatch.entries(ref.expert);
     cpu::down_kernel<Down>(isa)(
         {.panels = ref.bytes + o.down + static_cast<std::size_t>(first) * bytes,
          .panel_bytes = bytes,

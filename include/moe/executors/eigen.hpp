@@ -15,15 +15,8 @@ struct EigenReference {
   using layout = PanelLayout;
 
   Frame<memory> carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
-    const auto n = [](int count) { return static_cast<std::size_t>(count); };
-    Frame<memory> f;
-    f.dims = d;
-    f.ids = ids;
-    f.logits = main.matrix<float, memory>(d.tokens, d.logits);
-    f.table = {main.matrix<Slot, memory>(d.tokens, d.slots), main.take<int>(n(d.tokens))};
-    f.dispatch = {main.take<int>(n(d.experts) + 1), main.take<int>(n(d.tokens) * n(d.slots))};
+    Frame<memory> f = carve_tables<memory>(main, staging, d, ids);
     f.partial = main.matrix<float, memory>(d.tokens * d.slots, d.hidden);
-    f.needs = staging.take<ExpertNeed>(n(d.experts));
     return f;
   }
 
@@ -44,8 +37,7 @@ struct EigenReference {
   void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
                const ExpertShape& s, const Form& form, Part) const {
     for (const ExpertRef& ref : refs) {
-      const int first = f.dispatch.offset[ref.expert];
-      const Row<const int> entries{f.dispatch.entry + first, f.dispatch.offset[ref.expert + 1] - first};
+      const Row<const int> entries = f.dispatch.entries(ref.expert);
       for (const int entry : entries) vector(f.partial.row(entry)).setZero();
       if (entries.empty() || ref.bytes == nullptr) continue;
       with_format(list, ref.format, [&](auto format) {

@@ -1,0 +1,198 @@
+// Shared experts, which every token passes: where they live, their form, and how they are mixed with the routed ones.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include <moe/concepts.hpp>
+#include <moe/gate.hpp>
+
+namespace moe {
+
+namespace detail {
+
+/// Shared expert s in slot s, with the weight that `weight(t, s)` gives.
+template <class Weight, class M>
+struct FillShared {
+  RoutingTable<M> table;
+  Weight weight;
+  MOE_HD void operator()(int t) const noexcept {
+    for (int s = 0; s < table.slots.cols; ++s) table.slots.row(t)[s] = {s, weight(t, s)};
+    table.count[t] = table.slots.cols;
+  }
+};
+struct SameWeight {
+  float weight;
+  MOE_HD float operator()(int, int) const noexcept { return weight; }
+};
+/// sigmoid of column s, or of the only one.
+template <class M>
+struct SigmoidWeight {
+  View<const float, M> logits;
+  MOE_HD float operator()(int t, int s) const noexcept { return sigmoid(logits.row(t)[logits.cols > 1 ? s : 0]); }
+};
+/// softmax over two columns.
+template <class M>
+struct MixWeight {
+  View<const float, M> logits;
+  int column;
+  MOE_HD float operator()(int t, int) const noexcept {
+    const Row<const float> l = logits.row(t);
+    return sigmoid(l[column] - l[1 - column]);
+  }
+};
+/// Multiplies the weights of row t by `factor(t, 0)`.
+template <class Factor, class M>
+struct ScaleRow {
+  RoutingTable<M> table;
+  Factor factor;
+  MOE_HD void operator()(int t) const noexcept {
+    const float scale = factor(t, 0);
+    for (int k = 0; k < table.size(t); ++k) table.slots.row(t)[k].weight *= scale;
+  }
+};
+
+template <class X, class M, class Weight>
+void fill_shared(const X& executor, Frame<M>& f, const Weight& weight) {
+  executor.rows(f, f.dims.tokens, FillShared<Weight, M>{f.table, weight});
+}
+template <class X, class M, class Factor>
+void scale_rows(const X& executor, Frame<M>& f, const Factor& factor) {
+  executor.rows(f, f.dims.tokens, ScaleRow<Factor, M>{f.table, factor});
+}
+
+}  // namespace detail
+
+// ---- mixing: `weigh(executor, shared frame, in, routed frame)` gives each row's weight of each shared expert
+
+/// y = routed + sum of the shared experts (DeepSeekMoE, Dai et al. 2024, eq. 9).
+struct AddShared {
+  static constexpr int num_logits() noexcept { return 0; }
+  template <class X, class M>
+  void weigh(const X& executor, Frame<M>& f, View<const float, M>, Frame<M>&) const {
+    detail::fill_shared(executor, f, detail::SameWeight{1.0f});
+  }
+};
+
+/// y = (routed + shared) / 2 (Cohere2-MoE's `average`); with S shared experts their sum counts as one.
+struct AverageShared {
+  static constexpr int num_logits() noexcept { return 0; }
+  template <class X, class M>
+  void weigh(const X& executor, Frame<M>& f, View<const float, M>, Frame<M>& routed) const {
+    detail::fill_shared(executor, f, detail::SameWeight{0.5f});
+    detail::scale_rows(executor, routed, detail::SameWeight{0.5f});
+  }
+};
+
+/// y = routed + sigmoid(x . v) * shared (Qwen1.5-MoE). `gate` is [1,H], or [S,H] for a gate of each shared expert.
+template <class M = host_memory>
+struct SigmoidShared {
+  View<const float, M> gate;
+  int num_logits() const noexcept { return gate.rows; }
+  template <class X>
+  void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>&) const {
+    executor.linear(f, in, gate, nullptr, f.logits);
+    detail::fill_shared(executor, f, detail::SigmoidWeight<M>{f.logits});
+  }
+};
+
+/// y = c0 * routed + c1 * dense, c = softmax(x W^T + b): the residual expert of PR-MoE (Rajbhandari et al. 2022,
+/// section 4.1; the training layer's order of coefficients). `coefficient` [2,H], `bias` [2].
+template <class M = host_memory>
+struct LearnedMix {
+  View<const float, M> coefficient;
+  const float* bias = nullptr;
+  static constexpr int num_logits() noexcept { return 2; }
+  template <class X>
+  void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>& routed) const {
+    executor.linear(f, in, coefficient, bias, f.logits);
+    detail::fill_shared(executor, f, detail::MixWeight<M>{f.logits, 1});
+    detail::scale_rows(executor, routed, detail::MixWeight<M>{f.logits, 0});
+  }
+};
+
+/// Weights of the shared experts come from logits of the router behind those of the routed experts, normalised with
+/// them (Inkling). `router` is the layer's own, with `weigh_shared`.
+template <class Router>
+struct RouterWeightedShared {
+  Router router;
+  int num_logits() const noexcept { return router.shared; }
+  template <class X, class M>
+  void weigh(const X& executor, Frame<M>& f, View<const float, M>, Frame<M>& routed) const {
+    if (routed.routing_logits.data == nullptr && f.dims.tokens > 0)
+      raise(Error("moe::RouterWeightedShared", "the call", "logits, by the gate or in the call", "a table"));
+    executor.rows(f, f.dims.tokens, Weigh<M>{router, routed.routing_logits, routed.table, f.logits, f.table});
+  }
+
+ private:
+  template <class M>
+  struct Weigh {
+    Router router;
+    View<const float, M> logits;
+    RoutingTable<M> routed;
+    View<float, M> weights;  // [T,S]
+    RoutingTable<M> shared;
+    MOE_HD void operator()(int t) const noexcept {
+      RowContext row;
+      row.logits = logits.row(t);
+      router.weigh_shared(row, routed.slots.row(t).first(routed.size(t)), weights.row(t));
+      for (int s = 0; s < shared.slots.cols; ++s) shared.slots.row(t)[s] = {s, weights.row(t)[s]};
+      shared.count[t] = shared.slots.cols;
+    }
+  };
+};
+
+/// Shared experts of one layer: a resident storage of S experts with the routed ones' outer width, and their mixing.
+template <class Storage, class Mixing = AddShared, class Form = ExpertForm<SwiGlu>>
+struct SharedExperts {
+  Storage storage;
+  Mixing mixing{};
+  Form form{};
+
+  int num_logits() const noexcept { return mixing.num_logits(); }
+  template <class X, class M>
+  void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>& routed) const {
+    mixing.weigh(executor, f, in, routed);
+  }
+};
+template <class S>
+SharedExperts(S) -> SharedExperts<S>;
+template <class S, class M>
+SharedExperts(S, M) -> SharedExperts<S, M>;
+template <class S, class M, class F>
+SharedExperts(S, M, F) -> SharedExperts<S, M, F>;
+
+/// MoE++'s constant experts (Jin et al. 2024, eq. 5): for ids in [first, first + C), y += w (a0 x + a1 v) with
+/// a = softmax(W x). `gate` is [2C,H], two rows for each; `value` [C,H]. The caller keeps both alive.
+template <class M = host_memory>
+struct ConstantExperts {
+  ExpertId first = 0;
+  View<const float, M> gate, value;
+
+  template <class X>
+  void add(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> y) const {
+    executor.rows(f, in.rows, Add{*this, f.table, in, y});
+  }
+
+ private:
+  struct Add {
+    ConstantExperts experts;
+    RoutingTable<M> table;
+    View<const float, M> in;
+    View<float, M> y;
+    MOE_HD void operator()(int t) const noexcept {
+      for (int k = 0; k < table.size(t); ++k) {
+        const Slot slot = table.slots.row(t)[k];
+        const int c = slot.expert - experts.first;
+        if (c >= 0 && c < experts.value.rows) add(t, c, slot.weight);
+      }
+    }
+    MOE_HD void add(int t, int c, float weight) const noexcept {
+      const Row<const float> x = in.row(t), v = experts.value.row(c);
+      const float a0 = sigmoid(dot(experts.gate.row(2 * c), x) - dot(experts.gate.row(2 * c + 1), x));
+      for (int i = 0; i < x.size(); ++i) y.row(t)[i] = fma(weight, fma(a0, x[i], (1 - a0) * v[i]), y.row(t)[i]);
+    }
+  };
+};
+
+}  // namespace moe
