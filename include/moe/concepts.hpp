@@ -86,6 +86,12 @@ constexpr Uses uses_of() {
   else if constexpr (Decorator<R>) return uses_of<std::remove_cvref_t<decltype(std::declval<R&>().inner)>>();
   else return Uses::nothing;
 }
+/// What this router needs of a call: one chosen when the program runs says it by itself.
+template <class R>
+constexpr Uses required_uses([[maybe_unused]] const R& router) {
+  if constexpr (requires { router.required_uses(); }) return router.required_uses();
+  else return uses_of<R>();
+}
 template <class R>
 constexpr bool has_column_rule() {
   if constexpr (ColumnRule<R>) return true;

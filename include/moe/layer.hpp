@@ -253,9 +253,9 @@ class MoELayer {
     }
     check_state(c, c.router_state_in, "router_state_in");
     check_state(c, c.router_state_out, "router_state_out");
-    require_context<Uses::tokens>(c.context.tokens, "context.tokens");
-    require_context<Uses::rules>(c.context.rules, "context.rules");
-    require_context<Uses::positions>(c.context.positions, "context.positions");
+    require_context(Uses::tokens, c.context.tokens, "context.tokens");
+    require_context(Uses::rules, c.context.rules, "context.rules");
+    require_context(Uses::positions, c.context.positions, "context.positions");
   }
   template <class V>
   void check_state(const Call<memory>& c, const V& state, const char* name) const {
@@ -264,11 +264,9 @@ class MoELayer {
     require_equal("moe::MoELayer::forward", concat("rows", what).c_str(), c.x.rows, state.rows);
     require_equal("moe::MoELayer::forward", concat("columns", what).c_str(), state_columns(gate_), state.cols);
   }
-  template <Uses use>
-  static void require_context(const int* given, const char* name) {
-    if constexpr (contains(uses_of<Router>(), use))
-      if (given == nullptr)
-        raise(Error("moe::MoELayer::forward", "what this router needs", concat("Call::", name), "null"));
+  void require_context(Uses use, const int* given, const char* name) const {
+    if (given == nullptr && contains(required_uses(router_), use))
+      raise(Error("moe::MoELayer::forward", "what this router needs", concat("Call::", name), "null"));
   }
   void require_output(const Call<memory>& c) const {
     require_equal("moe::MoELayer::forward", "rows of y", c.x.rows, c.y.rows);
@@ -388,7 +386,7 @@ class MoELayer {
       executor_.rows(f, f.dims.tokens, detail::NormaliseExperts<memory>{f, form_.expert_norm_eps});
     executor_.combine(f, x, form_, y, false);
     if constexpr (enveloped) form_.envelope.leave(executor_, f, carved.inner_y, call.y);
-    if constexpr (shared_experts) add_shared(carved.shared, call);
+    add_shared(carved.shared, call);
     if constexpr (added_term) shared_.add(executor_, f, call.x, call.y);
     if constexpr (!std::is_same_v<decltype(Form::output), PlainOutput>) form_.output.finish(executor_, f, call.y);
     if constexpr (requires { observer.done(f); }) observer.done(f);
@@ -472,11 +470,13 @@ class MoELayer {
 
   /// Shared experts come last, so that the order of sums is fixed.
   void add_shared(Frame<memory>& f, const Call<memory>& call) const {
-    using Formats = typename decltype(shared_.storage)::formats;
-    executor_.group(f);
-    executor_.experts(f, call.x, shared_.storage.table(), Formats{}, shared_.storage.shape(), shared_.form,
-                      Part{true, true, false});
-    executor_.combine(f, call.x, shared_.form, call.y, true);
+    if constexpr (shared_experts) {
+      using Formats = typename decltype(shared_.storage)::formats;
+      executor_.group(f);
+      executor_.experts(f, call.x, shared_.storage.table(), Formats{}, shared_.storage.shape(), shared_.form,
+                        Part{true, true, false});
+      executor_.combine(f, call.x, shared_.form, call.y, true);
+    }
   }
 
   Gate gate_;
