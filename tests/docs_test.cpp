@@ -10,6 +10,7 @@
 namespace {
 
 struct MyPin {};
+#include "a_family.inc"
 #include "a_gate_s_interface.inc"
 #include "a_lending_storage_s_interface.inc"
 #include "a_router_s_interface.inc"
@@ -141,4 +142,20 @@ TEST_CASE("the documented activation is what an expert computes") {
   }
   // Chains of 24 and 40 fma and an activation within a few ulp: (24 + 40 + 8) roundings of at most 2^-24 of the sum.
   CHECK(std::fabs(y[0] - expected) <= 72 * 0x1p-24 * size);
+}
+
+TEST_CASE("the documented family is a layer of known parts") {
+  const int outer = 40, inner = narrow.hidden;
+  const fixture::RandomExperts weights(narrow, 64, 1);
+  const fixture::Inputs in(3, outer, 64, 2);
+  const std::vector<float> enter(static_cast<std::size_t>(inner * outer), 0.1f), leave(enter), bias(64);
+  const moe::Latent<> latent{.enter_weight = {enter.data(), inner, outer}, .leave_weight = {leave.data(), outer, inner}};
+  using Storage = moe::Resident<moe::PanelLayout, moe::formats<moe::f32>>;
+  const MuseSpark<Storage> layer{in.linear(),
+                                 muse_spark_router({bias.data(), 64}),
+                                 moe::Resident{weights.packed<moe::f32>()},
+                                 moe::Cpu{.threads = 1},
+                                 {.expert_norm_eps = 1e-6f, .envelope = latent}};
+  CHECK(layer.router().k == 4);
+  CHECK(fixture::outputs(layer, in, 3) != std::vector<float>(in.x.size()));
 }

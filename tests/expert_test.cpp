@@ -1,4 +1,4 @@
-// Ids, shapes and shipped activations.
+// Ids and shapes.
 #include <limits>
 #include <moe/expert.hpp>
 
@@ -24,19 +24,6 @@ TEST_CASE("all other ids are nothing") {
     CHECK_FALSE((ids.network(e) || ids.identity(e)));
 }
 
-TEST_CASE("SwiGlu agrees with double precision") {
-  oracle::Random random(51);
-  for (int i = 0; i < 2000; ++i) {
-    const float gate = random.real(16), up = random.real(16);
-    CHECK(within(moe::SwiGlu{}(gate, up), oracle::swiglu({static_cast<double>(gate)}, {static_cast<double>(up)})));
-  }
-}
-TEST_CASE("Relu ignores the gate") { CHECK(moe::Relu{}(5, 2) == 2); }
-TEST_CASE("Relu of a negative number is zero") { CHECK(moe::Relu{}(5, -2) == 0); }
-TEST_CASE("SwiGlu is gated and Relu is not") {
-  CHECK(moe::SwiGlu::gated);
-  CHECK_FALSE(moe::Relu::gated);
-}
 TEST_CASE("shapes are equal when all their numbers are") {
   CHECK(moe::ExpertShape{1, 2, true, false} == moe::ExpertShape{1, 2, true, false});
   CHECK_FALSE(moe::ExpertShape{1, 2, true, false} == moe::ExpertShape{1, 2, true, true});

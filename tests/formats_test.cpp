@@ -5,32 +5,59 @@
 #include "problem.hpp"
 
 using moe::format_traits;
+using moe::mxfp4;
 using moe::q8_0;
 
 namespace {
 
-/// Numbers after a trip through q8_0 by the library's text.
-std::vector<float> through_q8_0(const std::vector<float>& values) {
-  q8_0 block{};
-  format_traits<q8_0>::encode(values.data(), static_cast<int>(values.size()), block);
+/// Numbers after a trip through one block of a format by the library's text.
+template <class F>
+std::vector<float> through(const std::vector<float>& values) {
+  F block{};
+  format_traits<F>::encode(values.data(), static_cast<int>(values.size()), block);
   std::vector<float> out(32);
-  format_traits<q8_0>::decode(block, out.data());
+  format_traits<F>::decode(block, out.data());
   return out;
+}
+std::vector<float> through_q8_0(const std::vector<float>& values) { return through<q8_0>(values); }
+
+/// Blocks of random numbers of any size that do not come back as the oracle stores them.
+template <class F>
+int wrong_blocks(oracle::Format format, int lowest_exponent, int highest_exponent) {
+  oracle::Random random(41);
+  int wrong = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const float range = std::ldexp(1.0f, random.between(lowest_exponent, highest_exponent));
+    const std::vector<float> values = random.reals(random.between(1, 32), range);
+    const std::vector<double> expected = oracle::stored(format, values, static_cast<int>(values.size()));
+    const std::vector<float> found = through<F>(values);
+    bool same = true;
+    for (std::size_t k = 0; k < values.size(); ++k) same = same && static_cast<double>(found[k]) == expected[k];
+    wrong += same ? 0 : 1;
+  }
+  return wrong;
+}
+
+/// The numbers of E2M1 in the order of their codes (OCP Microscaling Formats 1.0, table 5).
+constexpr float e2m1_numbers[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+
+/// A block with that scale, its codes of magnitudes up to `most` only.
+mxfp4 random_block(oracle::Random& random, int scale, int most) {
+  mxfp4 block{};
+  block.scale.bits = static_cast<std::uint8_t>(scale);
+  for (int i = 0; i < 32; ++i) {
+    const auto magnitude = static_cast<unsigned>(random.between(0, most));
+    block.codes[static_cast<std::size_t>(i / 2)].set(i % 2, magnitude | (random.coin() ? 8u : 0u));
+  }
+  block.codes[7].set(1, static_cast<unsigned>(most));
+  return block;
 }
 
 }  // namespace
 
 TEST_CASE("q8_0 blocks take 34 bytes") { CHECK(sizeof(q8_0) == 34); }
 TEST_CASE("q8_0 gives the numbers of the oracle's encoder") {
-  oracle::Random random(41);
-  for (int i = 0; i < 2000; ++i) {
-    const std::vector<float> values = random.reals(random.between(1, 32), std::ldexp(1.0f, random.between(-20, 20)));
-    const std::vector<double> expected = oracle::stored(oracle::Format::q8_0, values, static_cast<int>(values.size()));
-    const std::vector<float> found = through_q8_0(values);
-    bool same = true;
-    for (std::size_t k = 0; k < values.size(); ++k) same = same && static_cast<double>(found[k]) == expected[k];
-    CHECK(same);
-  }
+  CHECK(wrong_blocks<q8_0>(oracle::Format::q8_0, -20, 20) == 0);
 }
 TEST_CASE("q8_0 is off by at most half a step and the rounding of the scale") {
   oracle::Random random(42);
@@ -75,6 +102,101 @@ TEST_CASE("q8_0 of numbers below the smallest scale has codes of zero") {
   format_traits<q8_0>::encode(values, 3, block);
   CHECK(float(block.scale) == 0);
   for (const std::int8_t code : block.codes) CHECK(code == 0);
+}
+
+TEST_CASE("an E8M0 scale is a power of two") {
+  for (int bits = 0; bits < 255; ++bits)
+    CHECK(float(moe::e8m0{static_cast<std::uint8_t>(bits)}) == std::ldexp(1.0f, bits - 127));
+}
+TEST_CASE("an E8M0 scale of 255 is NaN") { CHECK(std::isnan(float(moe::e8m0{255}))); }
+
+TEST_CASE("E2M1 codes are the numbers of the specification") {
+  for (unsigned code = 0; code < 16; ++code)
+    CHECK(moe::bit_cast<std::uint32_t>(moe::e2m1_value(code)) == moe::bit_cast<std::uint32_t>(e2m1_numbers[code]));
+}
+TEST_CASE("numbers of E2M1 have their own code") {
+  for (unsigned code = 0; code < 16; ++code) CHECK(moe::e2m1_code(e2m1_numbers[code]) == code);
+}
+TEST_CASE("numbers between two of E2M1 go to the nearest, ties to the even code") {
+  for (unsigned code = 0; code < 7; ++code) {
+    const float middle = (e2m1_numbers[code] + e2m1_numbers[code + 1]) / 2;
+    for (const unsigned sign : {0u, 8u}) {
+      const float side = sign != 0 ? -1.0f : 1.0f;
+      CHECK(moe::e2m1_code(side * std::nextafter(middle, 0.0f)) == (code | sign));
+      CHECK(moe::e2m1_code(side * std::nextafter(middle, 9.0f)) == ((code + 1) | sign));
+      CHECK(moe::e2m1_code(side * middle) == ((code % 2 == 0 ? code : code + 1) | sign));
+    }
+  }
+}
+TEST_CASE("numbers beyond the largest of E2M1 become it") {
+  for (const float x : {6.5f, 7.99f, infinity}) {
+    CHECK(moe::e2m1_code(x) == 7);
+    CHECK(moe::e2m1_code(-x) == 15);
+  }
+}
+TEST_CASE("each half of a pair is set alone") {
+  moe::e2m1_pair pair{};
+  pair.set(0, 5);
+  pair.set(1, 12);
+  CHECK(pair.bits == 0xc5);
+  pair.set(0, 2);
+  CHECK(pair.bits == 0xc2);
+  CHECK(pair.value(0) == 1);
+  CHECK(pair.value(1) == -2);
+}
+
+TEST_CASE("mxfp4 blocks take 17 bytes") { CHECK(sizeof(mxfp4) == 17); }
+TEST_CASE("mxfp4 gives the numbers of the oracle's encoder, subnormal ones too") {
+  CHECK(wrong_blocks<mxfp4>(oracle::Format::mxfp4, -20, 20) == 0);
+  CHECK(wrong_blocks<mxfp4>(oracle::Format::mxfp4, -140, -120) == 0);
+  CHECK(wrong_blocks<mxfp4>(oracle::Format::mxfp4, 120, 127) == 0);
+}
+TEST_CASE("mxfp4 codes lie low half first") {
+  mxfp4 block{};
+  const float values[] = {1, 6, -2};
+  format_traits<mxfp4>::encode(values, 3, block);
+  CHECK(block.scale.bits == 127);
+  CHECK(block.codes[0].bits == 0x72);
+  CHECK(block.codes[1].bits == 0x0c);
+}
+TEST_CASE("an mxfp4 block comes back to the bit, whatever its scale and its largest code") {
+  oracle::Random random(43);
+  for (int scale = 0; scale < 255; ++scale)
+    for (int most = 0; most < 8; ++most) {
+      std::vector<float> values(32);
+      format_traits<mxfp4>::decode(random_block(random, scale, most), values.data());
+      CHECK((bits(through<mxfp4>(values)) == bits(values)));
+    }
+}
+TEST_CASE("an mxfp4 block with the scale NaN comes back as NaN") {
+  oracle::Random random(44);
+  std::vector<float> values(32);
+  format_traits<mxfp4>::decode(random_block(random, 255, 7), values.data());
+  for (const float x : through<mxfp4>(values)) CHECK(std::isnan(x));
+}
+TEST_CASE("a NaN makes its whole mxfp4 block NaN") {
+  for (const float x : through<mxfp4>({1, not_a_number, 2})) CHECK(std::isnan(x));
+}
+TEST_CASE("an infinity stays one in mxfp4") {
+  const std::vector<float> found = through<mxfp4>({-infinity, infinity, 0});
+  CHECK(found[0] == -infinity);
+  CHECK(found[1] == infinity);
+  CHECK(found[2] == 0);
+}
+TEST_CASE("mxfp4 fills the rest of a short block with zero") {
+  mxfp4 block{};
+  block.codes.fill({0x99});
+  const float values[] = {1, 2, 3};
+  format_traits<mxfp4>::encode(values, 3, block);
+  CHECK(block.codes[1].code(1) == 0);
+  for (std::size_t i = 2; i < 16; ++i) CHECK(block.codes[i].bits == 0);
+}
+TEST_CASE("mxfp4 of zeros is all bits zero") {
+  mxfp4 block{{9}, {}};
+  const float values[] = {0, 0};
+  format_traits<mxfp4>::encode(values, 2, block);
+  CHECK(block.scale.bits == 0);
+  for (const moe::e2m1_pair pair : block.codes) CHECK(pair.bits == 0);
 }
 
 TEST_CASE_TEMPLATE("formats of one number keep what they can represent", F, float, moe::bf16, moe::f16) {

@@ -66,7 +66,7 @@ struct Damaged {
 }  // namespace
 
 TEST_CASE_TEMPLATE("every weight comes back from its panel, for widths 1 to 70", F, float, moe::bf16, moe::f16,
-                   moe::q8_0, Mixed) {
+                   moe::q8_0, moe::mxfp4, Mixed) {
   int wrong = 0;
   for (int n = 1; n <= 70; ++n)
     wrong += wrong_after_round_trip<F>(n, 71 - n, true) + wrong_after_round_trip<F>(71 - n, n, false);
@@ -74,7 +74,7 @@ TEST_CASE_TEMPLATE("every weight comes back from its panel, for widths 1 to 70",
 }
 
 TEST_CASE_TEMPLATE("padding is zero, so that every byte of a record is written", F, float, moe::bf16, moe::f16,
-                   moe::q8_0) {
+                   moe::q8_0, moe::mxfp4) {
   std::vector<float> zeros(33 * 35, 0.0f), bias(35, 0.0f);
   moe::ExpertMatrices m;
   m.gate = m.up = moe::Matrix(zeros.data(), 35, 33);
@@ -103,6 +103,9 @@ TEST_CASE("the parts of a record begin at multiples of 64 bytes") {
 TEST_CASE("a record of 32-wide q8_0 panels takes 34 bytes for 32 weights") {
   CHECK(PanelLayout::record_bytes<moe::q8_0>({64, 96, true, false}) == 3u * 64 * 96 / 32 * 34);
 }
+TEST_CASE("a record of 32-wide mxfp4 panels takes 17 bytes for 32 weights") {
+  CHECK(PanelLayout::record_bytes<moe::mxfp4>({64, 96, true, false}) == 3u * 64 * 96 / 32 * 17);
+}
 TEST_CASE("an ungated record holds two matrices") {
   CHECK(PanelLayout::record_bytes<float>({64, 96, false, false}) == 2u * 64 * 96 * 4);
 }
@@ -113,6 +116,46 @@ TEST_CASE("bf16 columns of one input lie in pairs 16 apart") {
   std::set<int> all;
   for (int c = 0; c < 32; ++c) all.insert(PanelLayout::position<moe::bf16>(c));
   CHECK(all.size() == 32);
+}
+TEST_CASE("mxfp4 columns of one input share bytes 16 apart, after the scales") {
+  std::vector<float> weights(32 * 32, 0.0f);
+  weights[3 * 32 + 5] = 1;   // output 3, input 5: the low half of byte 3 of input 5
+  weights[19 * 32 + 5] = 6;  // output 19, input 5: its high half
+  moe::ExpertMatrices m;
+  m.up = m.down = moe::Matrix(weights.data(), 32, 32);
+  const moe::ExpertShape shape{32, 32, false, false};
+  std::vector<std::byte> record(PanelLayout::record_bytes<moe::mxfp4>(shape));
+  PanelLayout::pack<moe::mxfp4>(shape, m, record.data());
+  CHECK(record[3] == std::byte{125});  // 1 is 4 * 2^-2
+  CHECK(record[19] == std::byte{127});
+  CHECK(record[32 + 5 * 16 + 3] == std::byte{0x76});
+}
+TEST_CASE("an mxfp4 checkpoint widened to bf16 packs without a change of value") {
+  oracle::Random random(46);
+  const int rows = 70, cols = 96;
+  std::vector<moe::bf16> wide;
+  for (int block = 0; block < rows * cols / 32; ++block) {
+    const float scale = std::ldexp(1.0f, random.between(-120, 120));
+    const int most = random.between(1, 7);
+    for (int i = 0; i < 32; ++i) {
+      const auto code = static_cast<unsigned>(random.between(0, most)) | (random.coin() ? 8u : 0u);
+      wide.emplace_back(moe::e2m1_value(code) * scale);
+    }
+  }
+  moe::ExpertMatrices m;
+  m.up = moe::Matrix(wide.data(), rows, cols);
+  m.down = m.up.transposed();
+  const moe::ExpertShape shape{cols, rows, false, false};
+  std::vector<std::byte> record(PanelLayout::record_bytes<moe::mxfp4>(shape));
+  PanelLayout::pack<moe::mxfp4>(shape, m, record.data());
+  int wrong = 0;
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < cols; ++c)
+      wrong += PanelLayout::element<moe::mxfp4>(record.data(), PanelLayout::panel_bytes<moe::mxfp4>(cols), r, c) ==
+                       m.up.at(r, c)
+                   ? 0
+                   : 1;
+  CHECK(wrong == 0);
 }
 TEST_CASE("a matrix given transposed packs to the same bytes") {
   const float rows[] = {1, 2, 3, 4, 5, 6}, columns[] = {1, 3, 5, 2, 4, 6};

@@ -1,4 +1,4 @@
-// exp, sigmoid and silu against double precision, and finite_logit.
+// exp, tanh, erf, softplus, the logistic and the gaussian units against double precision, and finite_logit.
 #include <cmath>
 #include <moe/math.hpp>
 
@@ -13,15 +13,40 @@ double ulps(float computed, double truth) {
   return std::fabs(static_cast<double>(computed) - truth) / ulp;
 }
 
-/// Largest distance over every 997th float of [low, high], both of the same sign.
-double worst_exp(float low, float high) {
+/// Calls f for every 997th float of [low, high], both of the same sign.
+template <class F>
+void for_floats(float low, float high, const F& f) {
   const auto first = moe::bit_cast<std::uint32_t>(low), last = moe::bit_cast<std::uint32_t>(high);
-  double worst = 0;
-  for (std::uint32_t i = std::min(first, last); i < std::max(first, last); i += 997) {
-    const float x = moe::bit_cast<float>(i);
-    worst = std::max(worst, ulps(moe::exp(x), std::exp(static_cast<double>(x))));
-  }
-  return worst;
+  for (std::uint32_t i = std::min(first, last); i < std::max(first, last); i += 997) f(moe::bit_cast<float>(i));
+}
+
+using Function = float (*)(float);
+using Truth = double (*)(double);
+
+/// Largest distance in ulp over the floats of [low, high].
+double worst(Function computed, Truth truth, float low, float high) {
+  double most = 0;
+  for_floats(low, high, [&](float x) { most = std::max(most, ulps(computed(x), truth(static_cast<double>(x)))); });
+  return most;
+}
+double worst_exp(float low, float high) { return worst(moe::exp, std::exp, low, high); }
+
+/// Largest error over the floats of magnitude [low, high] and both signs, in multiples of the argument.
+double worst_share(Function computed, Truth truth, float low, float high) {
+  double most = 0;
+  const auto look = [&](float x) {
+    const double error = std::fabs(static_cast<double>(computed(x)) - truth(static_cast<double>(x)));
+    most = std::max(most, error / std::fabs(static_cast<double>(x)));
+  };
+  for_floats(low, high, look);
+  for_floats(-low, -high, look);
+  return most;
+}
+
+double true_softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+double true_gelu(double x) { return 0.5 * x * std::erfc(-x * 0.70710678118654752440); }
+double true_gelu_tanh(double x) {
+  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
 }
 
 }  // namespace
@@ -60,6 +85,48 @@ TEST_CASE("silu agrees with double precision") {
   }
 }
 TEST_CASE("silu of the most negative float is zero") { CHECK(moe::silu(-moe::largest_float) == 0); }
+
+TEST_CASE("tanh is within 2 ulp") {
+  CHECK(worst(moe::tanh, std::tanh, 0.0f, moe::largest_float) <= 2);
+  CHECK(worst(moe::tanh, std::tanh, -0.0f, -moe::largest_float) <= 2);
+}
+TEST_CASE("tanh of infinities is one") {
+  CHECK(moe::tanh(infinity) == 1);
+  CHECK(moe::tanh(-infinity) == -1);
+}
+TEST_CASE("erf is within 2 ulp") {
+  CHECK(worst(moe::erf, std::erf, 0.0f, moe::largest_float) <= 2);
+  CHECK(worst(moe::erf, std::erf, -0.0f, -moe::largest_float) <= 2);
+}
+TEST_CASE("erf of infinities is one") {
+  CHECK(moe::erf(infinity) == 1);
+  CHECK(moe::erf(-infinity) == -1);
+}
+TEST_CASE("log1p_unit is within 2 ulp from zero to one") { CHECK(worst(moe::log1p_unit, std::log1p, 0.0f, 1.0f) <= 2); }
+TEST_CASE("softplus is within 3 ulp where it is normal") {
+  CHECK(worst(moe::softplus, true_softplus, 0.0f, moe::largest_float) <= 3);
+  CHECK(worst(moe::softplus, true_softplus, -0.0f, -87.3f) <= 3);
+}
+TEST_CASE("softplus of infinities is infinity and zero") {
+  CHECK(moe::softplus(infinity) == infinity);
+  CHECK(moe::softplus(-infinity) == 0);
+}
+TEST_CASE("gelu and its tanh form are off by at most 2^-23 of their argument") {
+  CHECK(worst_share(moe::gelu, true_gelu, 1e-30f, 1e30f) <= 0x1p-23);
+  CHECK(worst_share(moe::gelu_tanh, true_gelu_tanh, 1e-30f, 1e30f) <= 0x1p-23);
+}
+TEST_CASE("gelu and its tanh form leave large numbers as they are and end at zero") {
+  for (const Function gelu : {Function{moe::gelu}, Function{moe::gelu_tanh}}) {
+    CHECK(gelu(moe::largest_float) == moe::largest_float);
+    CHECK(gelu(-moe::largest_float) == 0);
+    CHECK(gelu(infinity) == infinity);
+  }
+}
+TEST_CASE("functions of NaN are NaN") {
+  for (const Function f : {Function{moe::tanh}, Function{moe::erf}, Function{moe::softplus}, Function{moe::sigmoid},
+                           Function{moe::silu}, Function{moe::gelu}, Function{moe::gelu_tanh}})
+    CHECK(std::isnan(f(not_a_number)));
+}
 
 TEST_CASE("power_of_two is exact") {
   for (int n = -126; n <= 127; ++n) CHECK(moe::power_of_two(n) == std::ldexp(1.0f, n));

@@ -75,7 +75,7 @@ inline std::vector<Value> exact(const float* x, int n) {
 
 // ---- weight formats
 
-enum class Format { f32, bf16, f16, q8_0 };
+enum class Format { f32, bf16, f16, q8_0, mxfp4 };
 
 /// x with `digits` significant bits, ties to even; the last bit is never below 2^lowest; infinite beyond `most`.
 inline double round_to(double x, int digits, int lowest, double most) {
@@ -100,14 +100,32 @@ inline void to_q8_0(const float* block, int n, double* out) {
     out[i] = to_f16(step) * std::copysign(std::floor(std::fabs(scaled) + 0.5), scaled);
   }
 }
+/// One block of OCP's MXFP4: the scale by its definition, then the nearest of all codes, ties to the even one.
+inline void to_mxfp4(const float* block, int n, double* out) {
+  constexpr double grid[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  double most = 0;
+  for (int i = 0; i < n; ++i) most = std::max(most, std::fabs(static_cast<double>(block[i])));
+  int exponent = -127;
+  while (std::ldexp(1.0, exponent + 1) <= most / 4) ++exponent;
+  for (int i = 0; i < n; ++i) {
+    const double scaled = std::ldexp(std::fabs(static_cast<double>(block[i])), -exponent);
+    int best = 0;
+    for (int code = 1; code < 8; ++code) {
+      const double gain = std::fabs(scaled - grid[best]) - std::fabs(scaled - grid[code]);
+      if (gain > 0 || (gain == 0 && code % 2 == 0)) best = code;
+    }
+    out[i] = std::copysign(std::ldexp(grid[best], exponent), static_cast<double>(block[i]));
+  }
+}
 /// The weights of a row-major [rows, cols] matrix after a trip through `format`.
 inline std::vector<double> stored(Format format, const std::vector<float>& m, int cols) {
   std::vector<double> out(m.begin(), m.end());
-  if (format == Format::q8_0) {
+  if (format == Format::q8_0 || format == Format::mxfp4) {
+    const auto encode = format == Format::q8_0 ? to_q8_0 : to_mxfp4;
     for (std::size_t row = 0; row < m.size(); row += static_cast<std::size_t>(cols))
       for (int i = 0; i < cols; i += 32) {
         const std::size_t at = row + static_cast<std::size_t>(i);
-        to_q8_0(m.data() + at, std::min(32, cols - i), out.data() + at);
+        encode(m.data() + at, std::min(32, cols - i), out.data() + at);
       }
   } else if (format != Format::f32) {
     for (double& x : out) x = format == Format::bf16 ? to_bf16(x) : to_f16(x);

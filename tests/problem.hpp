@@ -60,6 +60,8 @@ template <>
 inline constexpr oracle::Format oracle_format<moe::f16> = oracle::Format::f16;
 template <>
 inline constexpr oracle::Format oracle_format<moe::q8_0> = oracle::Format::q8_0;
+template <>
+inline constexpr oracle::Format oracle_format<moe::mxfp4> = oracle::Format::mxfp4;
 
 // ---- layers
 

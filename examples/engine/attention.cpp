@@ -136,12 +136,13 @@ Attention::Attention(const moe::io::ModelConfig& config, const moe::Cpu& cpu, in
       values_(most_rows, config.kv_heads * config.head_dim),
       attended_(most_rows, config.heads * config.head_dim) {}
 
-void Attention::begin(int first_position, int rows) {
+void Attention::begin(int first_position, int tokens) {
   first_position_ = first_position;
-  rotation_.prepare(first_position, rows);
+  tokens_ = tokens;
+  rotation_.prepare(first_position, tokens);
 }
 
-void Attention::forward(const AttentionWeights& weights, ConstRows in, KvCache& cache, Rows out) {
+void Attention::forward(const AttentionWeights& weights, ConstRows in, std::span<KvCache> caches, Rows out) {
   const Rows queries = queries_.first(in.rows), keys = keys_.first(in.rows), values = values_.first(in.rows);
   weights.query.apply(cpu_, in, queries);
   weights.key.apply(cpu_, in, keys);
@@ -149,9 +150,9 @@ void Attention::forward(const AttentionWeights& weights, ConstRows in, KvCache& 
   prepare_head_rows(queries, weights.query_gain);
   prepare_head_rows(keys, weights.key_gain);
   if (config_.clip_qkv) clamp(values, *config_.clip_qkv);
-  store(cache, keys, values);
+  store(caches, keys, values);
   const Rows attended = attended_.first(in.rows);
-  attend(cache, queries, attended);
+  attend(caches, queries, attended);
   weights.output.apply(cpu_, attended, out);
 }
 
@@ -167,23 +168,27 @@ void Attention::prepare_head_rows(Rows rows, const std::vector<float>& gain) con
   }
   if (config_.clip_qkv) clamp(rows, *config_.clip_qkv);
   for (int t = 0; t < rows.rows; ++t) {
-    for (int at = 0; at < rows.cols; at += config_.head_dim) rotation_.apply(t, rows.row(t).data() + at);
+    for (int at = 0; at < rows.cols; at += config_.head_dim) rotation_.apply(t % tokens_, rows.row(t).data() + at);
   }
 }
 
-void Attention::store(KvCache& cache, Rows keys, Rows values) const {
-  cache.reserve(first_position_ + keys.rows);
+void Attention::store(std::span<KvCache> caches, Rows keys, Rows values) const {
   const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(keys.cols);
-  for (int t = 0; t < keys.rows; ++t) {
-    std::memcpy(cache.key(first_position_ + t), keys.row(t).data(), bytes);
-    std::memcpy(cache.value(first_position_ + t), values.row(t).data(), bytes);
+  int row = 0;
+  for (KvCache& cache : caches) {
+    cache.reserve(first_position_ + tokens_);
+    for (int position = first_position_; position < first_position_ + tokens_; ++position, ++row) {
+      std::memcpy(cache.key(position), keys.row(row).data(), bytes);
+      std::memcpy(cache.value(position), values.row(row).data(), bytes);
+    }
   }
 }
 
-void Attention::attend(const KvCache& cache, Rows queries, Rows out) const {
+void Attention::attend(std::span<const KvCache> caches, Rows queries, Rows out) const {
   const int heads = config_.heads, width = config_.head_dim, queries_per_key = heads / config_.kv_heads;
   cpu_.pool->run(queries.rows * heads, [&](int task) {
-    const int t = task / heads, head = task % heads, position = first_position_ + t;
+    const int t = task / heads, head = task % heads, position = first_position_ + t % tokens_;
+    const KvCache& cache = caches[static_cast<std::size_t>(t / tokens_)];
     const int first = config_.sliding_window ? std::max(0, position - *config_.sliding_window + 1) : 0;
     HeadSum sum(queries.row(t).data() + head * width, width, out.row(t).data() + head * width);
     sum.over(cache.seen_from(first), head / queries_per_key * width, position + 1 - first);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <moe/io/model_config.hpp>
+#include <span>
 #include <vector>
 
 #include "dense.hpp"
@@ -33,23 +34,24 @@ struct AttentionWeights {
 /// What the layers of a model share of their attention: its numbers and the memory it works in.
 class Attention {
  public:
-  /// Works on up to `most_rows` tokens at once.
+  /// Works on up to `most_rows` rows at once.
   Attention(const moe::io::ModelConfig& config, const moe::Cpu& cpu, int most_rows);
 
   /// Called once for a batch of tokens, before the layers.
-  void begin(int first_position, int rows);
-  /// out = attention of the rows of `in` to themselves and to what `cache` holds; adds their keys and values to it.
-  void forward(const AttentionWeights& weights, ConstRows in, KvCache& cache, Rows out);
+  void begin(int first_position, int tokens);
+  /// out = attention of the rows of `in` to themselves and to what their cache holds; adds their keys and values to it.
+  /// The rows are those of one stream after the other, as many for each; a stream sees its own cache alone.
+  void forward(const AttentionWeights& weights, ConstRows in, std::span<KvCache> caches, Rows out);
 
  private:
   void prepare_head_rows(Rows rows, const std::vector<float>& gain) const;
-  void store(KvCache& cache, Rows keys, Rows values) const;
-  void attend(const KvCache& cache, Rows queries, Rows out) const;
+  void store(std::span<KvCache> caches, Rows keys, Rows values) const;
+  void attend(std::span<const KvCache> caches, Rows queries, Rows out) const;
 
   moe::io::ModelConfig config_;
   moe::Cpu cpu_;
   Rotation rotation_;
-  int first_position_ = 0;
+  int first_position_ = 0, tokens_ = 0;  // of the batch
   Matrix queries_, keys_, values_, attended_;
 };
 

@@ -3,6 +3,8 @@
 #include <string>
 #include <utility>
 
+#include "adamoe.hpp"
+
 namespace engine {
 
 namespace {
@@ -79,9 +81,10 @@ Backbone load_backbone(const Checkpoint& checkpoint) {
 }
 
 Model::Model(const std::filesystem::path& directory, const Options& options, const LoadProgress& progress)
-    : checkpoint_(std::make_shared<const Checkpoint>(directory)),
+    : checkpoint_(options.adamoe.empty() ? std::make_shared<const Checkpoint>(directory)
+                                         : open_adamoe(directory, options.adamoe)),
       cpu_(options.cpu),
       backbone_(load_backbone(*checkpoint_)),
-      experts_(checkpoint_, options, progress) {}
+      experts_(checkpoint_, options, options.adamoe.empty() ? TrainedNulls{} : load_nulls(options.adamoe), progress) {}
 
 }  // namespace engine

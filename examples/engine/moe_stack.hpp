@@ -12,6 +12,7 @@
 
 #include "dense.hpp"
 #include "options.hpp"
+#include "policy.hpp"
 
 namespace engine {
 
@@ -31,18 +32,30 @@ struct StorageFigures {
 };
 
 using LoadProgress = std::function<void(int done, int total)>;
+/// Sees the routing of every call of the layers with experts.
+using RoutingObserver = std::function<void(int layer, const moe::Frame<>& frame)>;
 
 /// Layers without experts (Qwen3) are MoE layers with one expert that every token picks with weight 1.
 /// One sequence at a time: the layers share counters.
 class MoeStack {
  public:
-  MoeStack(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const Options& options,
+  /// With `nulls`, the checkpoint has the gates of null experts too.
+  MoeStack(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const Options& options, const TrainedNulls& nulls,
            const LoadProgress& progress = {});
 
   Format format() const noexcept { return format_; }
+  const TrainedNulls& nulls() const noexcept { return nulls_; }
+  const Policy& policy() const noexcept { return policy_; }
+  /// From now on experts are chosen so; no weight is read again. Throws moe::Error for a policy that does not fit the
+  /// model, and keeps the one before. Not while a call runs.
+  void set_policy(const Policy& policy);
+
   /// For calls of up to `tokens` tokens, whatever the layer.
   moe::WorkspaceSize workspace(int tokens) const;
-  void forward(int layer, ConstRows x, Rows y, moe::Workspace<>& workspace) const;
+  /// The seed of `context` is mixed with the layer, so that layers throw different coins.
+  void forward(int layer, ConstRows x, Rows y, moe::Workspace<>& workspace, moe::RouteContext<> context = {}) const;
+  /// One observer; an empty one ends it.
+  void observe(RoutingObserver observer) { *observer_ = std::move(observer); }
 
   /// Of the layers with experts, since construction or `reset_loads`.
   const std::vector<LayerLoad>& loads() const noexcept { return loads_; }
@@ -52,10 +65,13 @@ class MoeStack {
   StorageFigures storage_figures() const;
 
  private:
+  using Maker = std::function<std::unique_ptr<moe::AnyLayer<>>(PolicyRouter)>;
+  using Bits = std::vector<std::uint32_t>;
+
   template <class F>
   void add_layers(const LoadProgress& progress);
   template <class F>
-  std::unique_ptr<moe::AnyLayer<>> expert_layer(int layer, LayerLoad& load);
+  void add_expert_layer(int layer, LayerLoad& load);
   template <class F>
   std::unique_ptr<moe::AnyLayer<>> dense_layer(int layer);
 
@@ -65,7 +81,12 @@ class MoeStack {
   std::optional<moe::ExpertCache<>> cache_;
   std::uint64_t resident_bytes_ = 0;
   std::vector<LayerLoad> loads_;
-  std::vector<Matrix> gates_;  // [layer]
+  TrainedNulls nulls_;
+  Policy policy_;
+  std::unique_ptr<RoutingObserver> observer_ = std::make_unique<RoutingObserver>();
+  std::vector<Matrix> gates_;   // [layer]
+  std::vector<Maker> makers_;   // [layer]; empty for layers without experts
+  std::vector<Bits> allowed_;   // [layer] experts that the policy may choose; empty: all
   std::vector<std::unique_ptr<moe::AnyLayer<>>> layers_;
 };
 

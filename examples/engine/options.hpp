@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <moe/executors/cpu.hpp>
 #include <optional>
 #include <string>
@@ -37,6 +38,7 @@ struct Options {
   StorageChoice storage;
   std::optional<Format> format;  // none: what the checkpoint stores
   moe::Cpu cpu;
+  std::filesystem::path adamoe = {};  // directory of what makes an AdaMoE of the model; empty: nothing
 };
 
 }  // namespace engine

@@ -7,30 +7,37 @@
 
 namespace engine {
 
-Sequence::Sequence(const Model& model)
+Sequence::Sequence(const Model& model, std::vector<int> rules)
     : model_(model),
+      rules_(std::move(rules)),
       attention_(model.config(), model.cpu(), batch),
       workspace_(model.experts().workspace(batch)),
       hidden_(batch, model.config().hidden),
       normed_(batch, model.config().hidden),
       update_(batch, model.config().hidden) {
   const moe::io::ModelConfig& c = model.config();
-  caches_.assign(static_cast<std::size_t>(c.layers), KvCache(c.kv_heads * c.head_dim, c.sliding_window, batch));
+  if (rules_.empty() || streams() > batch) {
+    moe::raise(moe::Error("engine", "streams", "1 to " + std::to_string(batch), std::to_string(rules_.size())));
+  }
+  caches_.assign(static_cast<std::size_t>(c.layers) * rules_.size(),
+                 KvCache(c.kv_heads * c.head_dim, c.sliding_window, batch));
 }
 
 ConstRows Sequence::append(std::span<const int> tokens, LogitsOf which) {
   check(tokens);
   const auto count = static_cast<int>(tokens.size());
-  const int rows = which == LogitsOf::every_token ? count : std::min(count, 1);
-  if (logits_.rows() < rows) logits_ = Matrix(rows, model_.config().vocab);
-  const Rows logits = logits_.first(rows);
+  const int rows = which == LogitsOf::every_token ? count : std::min(count, 1);  // of a stream
+  if (logits_.rows() < rows * streams()) logits_ = Matrix(rows * streams(), model_.config().vocab);
+  const Rows logits = logits_.first(rows * streams());
   for (int done = 0; done < count;) {
-    const int n = std::min(batch, count - done);
+    const int n = std::min(batch / streams(), count - done);
     append_batch(tokens.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(n)));
-    if (which == LogitsOf::every_token) {
-      write_logits(0, logits.slice(done, n));
-    } else if (done + n == count) {
-      write_logits(n - 1, logits);
+    for (int s = 0; s < streams(); ++s) {
+      if (which == LogitsOf::every_token) {
+        write_logits(s * n, logits.slice(s * rows + done, n));
+      } else if (done + n == count) {
+        write_logits(s * n + n - 1, logits.slice(s, 1));
+      }
     }
     done += n;
   }
@@ -52,32 +59,48 @@ void Sequence::check(std::span<const int> tokens) const {
 }
 
 void Sequence::append_batch(std::span<const int> tokens) {
-  const auto rows = static_cast<int>(tokens.size());
-  const Rows x = hidden_.first(rows);
-  for (int t = 0; t < rows; ++t) {
-    std::ranges::copy(model_.backbone().embeddings.view().row(tokens[static_cast<std::size_t>(t)]), x.row(t).begin());
+  const auto count = static_cast<int>(tokens.size());
+  const int layers = model_.config().layers;
+  const Rows x = hidden_.first(count * streams());
+  for (int row = 0; row < x.rows; ++row) {
+    const int token = tokens[static_cast<std::size_t>(row % count)];
+    std::ranges::copy(model_.backbone().embeddings.view().row(token), x.row(row).begin());
   }
   if (observer_) observer_(0, x);
-  attention_.begin(position_, rows);
-  for (std::size_t i = 0; i < caches_.size(); ++i) {
-    layer(i, x);
-    if (observer_ && i + 1 < caches_.size()) observer_(static_cast<int>(i) + 1, x);
+  attention_.begin(position_, count);
+  const moe::RouteContext<> routing = context(count);
+  for (int i = 0; i < layers; ++i) {
+    layer(i, x, routing);
+    if (observer_ && i + 1 < layers) observer_(i + 1, x);
   }
   rms_norm(x, model_.backbone().final_gain, model_.config().rms_norm_eps, x);
-  if (observer_) observer_(model_.config().layers, x);
-  position_ += rows;
+  if (observer_) observer_(layers, x);
+  position_ += count;
+}
+
+/// What routers may know of the rows of the next `tokens` tokens.
+moe::RouteContext<> Sequence::context(int tokens) {
+  row_rules_.clear();
+  row_positions_.clear();
+  for (const int rule : rules_) {
+    for (int t = 0; t < tokens; ++t) {
+      row_rules_.push_back(rule);
+      row_positions_.push_back(position_ + t);
+    }
+  }
+  return {.rules = row_rules_.data(), .positions = row_positions_.data(), .seed = seed_, .decode = tokens == 1};
 }
 
 /// x += attention(norm(x)); x += experts(norm(x))
-void Sequence::layer(std::size_t index, Rows x) {
-  const DecoderLayer& weights = model_.backbone().layers[index];
+void Sequence::layer(int index, Rows x, const moe::RouteContext<>& context) {
+  const DecoderLayer& weights = model_.backbone().layers[static_cast<std::size_t>(index)];
   const float epsilon = model_.config().rms_norm_eps;
   const Rows normed = normed_.first(x.rows), update = update_.first(x.rows);
   rms_norm(x, weights.attention_gain, epsilon, normed);
-  attention_.forward(weights.attention, normed, caches_[index], update);
+  attention_.forward(weights.attention, normed, {&cache(index, 0), rules_.size()}, update);
   add(x, update);
   rms_norm(x, weights.feed_forward_gain, epsilon, normed);
-  model_.experts().forward(static_cast<int>(index), normed, update, workspace_);
+  model_.experts().forward(index, normed, update, workspace_, context);
   add(x, update);
 }
 

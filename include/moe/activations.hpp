@@ -64,7 +64,9 @@ struct ReGlu {
 struct InputClampedSwiGlu {
   static constexpr bool gated = true;
   float limit = 10;
-  MOE_HD float operator()(float gate, float up) const noexcept { return silu(at_most(limit, gate)) * clamp_magnitude(up, limit); }
+  MOE_HD float operator()(float gate, float up) const noexcept {
+    return silu(at_most(limit, gate)) * clamp_magnitude(up, limit);
+  }
 };
 
 /// min(silu(gate), limit) * clamp(up, +-limit), limits on what comes out of silu: Step-3.5, by layer; 0 means none.
@@ -152,14 +154,22 @@ struct AnyGated {
 
   MOE_HD float operator()(float gate, float up) const noexcept {
     switch (kind) {
-      case Kind::swiglu: return SwiGlu{}(gate, up);
-      case Kind::geglu: return GeGlu{}(gate, up);
-      case Kind::geglu_tanh: return GeGluTanh{}(gate, up);
-      case Kind::reglu: return ReGlu{}(gate, up);
-      case Kind::input_clamped: return input_clamped(gate, up);
-      case Kind::output_clamped: return output_clamped(gate, up);
-      case Kind::gpt_oss: return gpt_oss(gate, up);
-      case Kind::softcapped: return softcapped(gate, up);
+      case Kind::swiglu:
+        return SwiGlu{}(gate, up);
+      case Kind::geglu:
+        return GeGlu{}(gate, up);
+      case Kind::geglu_tanh:
+        return GeGluTanh{}(gate, up);
+      case Kind::reglu:
+        return ReGlu{}(gate, up);
+      case Kind::input_clamped:
+        return input_clamped(gate, up);
+      case Kind::output_clamped:
+        return output_clamped(gate, up);
+      case Kind::gpt_oss:
+        return gpt_oss(gate, up);
+      case Kind::softcapped:
+        return softcapped(gate, up);
     }
     return SwiGlu{}(gate, up);
   }
@@ -174,11 +184,16 @@ struct AnyUngated {
 
   MOE_HD float operator()(float gate, float up) const noexcept {
     switch (kind) {
-      case Kind::relu: return Relu{}(gate, up);
-      case Kind::squared_relu: return SquaredRelu{}(gate, up);
-      case Kind::gelu: return Gelu{}(gate, up);
-      case Kind::gelu_tanh: return GeluTanh{}(gate, up);
-      case Kind::silu: return Silu{}(gate, up);
+      case Kind::relu:
+        return Relu{}(gate, up);
+      case Kind::squared_relu:
+        return SquaredRelu{}(gate, up);
+      case Kind::gelu:
+        return Gelu{}(gate, up);
+      case Kind::gelu_tanh:
+        return GeluTanh{}(gate, up);
+      case Kind::silu:
+        return Silu{}(gate, up);
     }
     return Relu{}(gate, up);
   }

@@ -1,4 +1,4 @@
-// Weight formats f32, bf16, f16, q8_0: names, blocks, scalar encode and decode (the truth for all kernels).
+// Weight formats f32, bf16, f16, q8_0, mxfp4: names, blocks, scalar encode and decode (the truth for all kernels).
 #pragma once
 
 #include <array>
@@ -18,6 +18,65 @@ struct q8_0 {
   f16 scale;
   std::array<std::int8_t, 32> codes;
 };
+
+// ---- mxfp4
+
+/// A scale that is a power of two, 2^(bits - 127); bits 255 are NaN (OCP Microscaling Formats 1.0, section 5.4.1).
+struct e8m0 {
+  std::uint8_t bits = 0;
+
+  /// Exact; 2^-127 is a subnormal float.
+  MOE_HD explicit constexpr operator float() const {
+    const std::uint32_t half_or_quiet = bits == 0 || bits == 255 ? 0x400000u : 0u;
+    return bit_cast<float>((std::uint32_t{bits} << 23) | half_or_quiet);
+  }
+};
+
+/// The number of an E2M1 code, the low four bits of `code`: sign, two bits of exponent, one of mantissa
+/// (0, 0.5, 1, 1.5, 2, 3, 4, 6; section 5.3.3).
+MOE_HD constexpr float e2m1_value(unsigned code) {
+  const std::uint32_t exponent = (code >> 1) & 3u, mantissa = code & 1u;
+  const float magnitude = exponent == 0 ? 0.5f * static_cast<float>(mantissa)
+                                        : bit_cast<float>(((exponent + 126u) << 23) | (mantissa << 22));
+  return (code & 8u) != 0 ? -magnitude : magnitude;
+}
+
+/// The E2M1 code nearest to a number: ties to even codes, beyond 6 the code of 6, with the number's sign.
+MOE_HD constexpr unsigned e2m1_code(float value) {
+  const std::uint32_t bits = bit_cast<std::uint32_t>(value);
+  const float m = bit_cast<float>(bits & 0x7fffffffu);
+  // One comparison for each midpoint; a tie goes up where the upper code is even.
+  const unsigned above = (m > 0.25f ? 1u : 0u) + (m >= 0.75f ? 1u : 0u) + (m > 1.25f ? 1u : 0u) +
+                         (m >= 1.75f ? 1u : 0u) + (m > 2.5f ? 1u : 0u) + (m >= 3.5f ? 1u : 0u) + (m > 5.0f ? 1u : 0u);
+  return (bits >> 31 << 3) | above;
+}
+
+/// Two E2M1 codes in a byte, the first one in the low bits.
+struct e2m1_pair {
+  std::uint8_t bits = 0;
+
+  MOE_HD constexpr unsigned code(int i) const { return (i == 0 ? unsigned{bits} : unsigned{bits} >> 4) & 15u; }
+  MOE_HD constexpr float value(int i) const { return e2m1_value(code(i)); }
+  MOE_HD constexpr void set(int i, unsigned code) {
+    const unsigned other = i == 0 ? bits & 0xf0u : bits & 0x0fu;
+    bits = static_cast<std::uint8_t>(other | (i == 0 ? code : code << 4));
+  }
+};
+
+/// 32 weights along the input dimension with one E8M0 scale: w = scale * code. 17 bytes, 4.25 bits a weight.
+/// MXFP4 of OCP Microscaling Formats 1.0. Codes lie as in the blocks of GPT-OSS: weight 2i is the low half of byte i.
+struct mxfp4 {
+  e8m0 scale;
+  std::array<e2m1_pair, 16> codes;
+};
+
+// ---- what a format is
+
+/// Weights in one element of type `Code`.
+template <class Code>
+inline constexpr int weights_per_code = 1;
+template <>
+inline constexpr int weights_per_code<e2m1_pair> = 2;
 
 /// What a weight format must say. `block` inputs are encoded together; a block of one has no scale.
 template <class Format>
@@ -70,6 +129,43 @@ struct format_traits<q8_0> {
   }
   static void decode(const q8_0& in, float* values) {
     for (std::size_t i = 0; i < in.codes.size(); ++i) values[i] = float(in.scale) * static_cast<float>(in.codes[i]);
+  }
+};
+
+template <>
+struct format_traits<mxfp4> {
+  static constexpr std::string_view name = "mxfp4";
+  static constexpr int block = 32;
+  using code = e2m1_pair;
+  using scale = e8m0;
+  /// `count` < 32 at the end of a row: the missing weights are zero. The scale is 2^(floor(log2 max |w|) - 2) (OCP
+  /// Microscaling Formats 1.0, section 6.3). Weights that an mxfp4 block decodes to come back exactly, though perhaps
+  /// with another scale: where the largest code was small, a smaller scale has all the numbers of the larger one.
+  /// A NaN makes the whole block NaN; infinities, too, come back.
+  static void encode(const float* values, int count, mxfp4& out) {
+    float largest = 0;
+    bool nan = false;
+    for (int i = 0; i < count; ++i) {
+      largest = std::fmax(largest, std::fabs(values[i]));  // passes NaN over
+      nan = nan || values[i] != values[i];
+    }
+    const int exponent = scale_exponent(largest);
+    out.scale.bits = nan ? std::uint8_t{255} : static_cast<std::uint8_t>(exponent + 127);
+    out.codes = {};
+    for (int i = 0; i < count; ++i)
+      out.codes[static_cast<std::size_t>(i / 2)].set(i % 2, e2m1_code(std::ldexp(values[i], -exponent)));
+  }
+  static void decode(const mxfp4& in, float* values) {
+    for (int i = 0; i < block; ++i)
+      values[i] = float(in.scale) * in.codes[static_cast<std::size_t>(i / 2)].value(i % 2);
+  }
+
+ private:
+  static int scale_exponent(float largest) {
+    if (!(largest > 0)) return -127;
+    if (std::isinf(largest)) return 126;  // the smallest at which a code, 6, overflows
+    const int exponent = std::ilogb(largest) - 2;
+    return exponent < -127 ? -127 : exponent;
   }
 };
 

@@ -24,17 +24,24 @@ struct RecordOffsets {
 ///   up       = gate panel 0, up panel 0, gate panel 1, ...              (ungated: up panels only)
 ///   panel    = for each input: 32 codes                                 (formats without scales)
 ///            = for each 32 inputs: 32 binary16 scales, 32 x 32 codes    (q8_0)
+///            = for each 32 inputs: 32 scale bytes, 32 x 16 bytes        (mxfp4)
 ///
 /// One layout serves one token (a panel is a stream that is read once) and many (a panel stays in cache while all
-/// rows of the expert pass). bf16 codes lie in pairs (column c beside c + 16) so that a shift and a mask widen them.
+/// rows of the expert pass). bf16 codes lie in pairs (column c beside c + 16) so that a shift and a mask widen them; of
+/// mxfp4, columns c and c + 16 share byte c, the former in the low bits.
 struct PanelLayout {
   static constexpr std::string_view name = "panel32";
   static constexpr int width = 32;
 
+  /// Elements of type `Code` that hold one input's weights of a panel.
+  template <class Code>
+  static constexpr int codes_per_input = width / weights_per_code<Code>;
+
   template <WeightFormat F>
   static constexpr std::size_t block_bytes() {
     using traits = format_traits<F>;
-    constexpr std::size_t codes = sizeof(typename traits::code) * traits::block * width;
+    using code = typename traits::code;
+    constexpr std::size_t codes = sizeof(code) * traits::block * codes_per_input<code>;
     if constexpr (is_scaled<F>)
       return codes + sizeof(typename traits::scale) * width;
     else
@@ -105,8 +112,12 @@ struct PanelLayout {
       scale = float(reinterpret_cast<const typename traits::scale*>(block)[column]);
       block += sizeof(typename traits::scale) * width;
     }
-    const auto* codes = reinterpret_cast<const typename traits::code*>(block) + input % traits::block * width;
-    return scale * static_cast<float>(codes[position<F>(column)]);
+    using code = typename traits::code;
+    const auto* codes = reinterpret_cast<const code*>(block) + input % traits::block * codes_per_input<code>;
+    if constexpr (weights_per_code<code> == 2)
+      return scale * codes[column % 16].value(column / 16);
+    else
+      return scale * static_cast<float>(codes[position<F>(column)]);
   }
 
  private:
@@ -144,12 +155,21 @@ struct PanelLayout {
     std::byte* block = panel + static_cast<std::size_t>(first / traits::block) * block_bytes<F>();
     if constexpr (is_scaled<F>) {
       reinterpret_cast<typename traits::scale*>(block)[column] = encoded.scale;
-      auto* codes = reinterpret_cast<typename traits::code*>(block + sizeof(typename traits::scale) * width);
-      for (int i = 0; i < traits::block; ++i)
-        codes[i * width + position<F>(column)] = encoded.codes[static_cast<std::size_t>(i)];
+      using code = typename traits::code;
+      auto* codes = reinterpret_cast<code*>(block + sizeof(typename traits::scale) * width);
+      for (int i = 0; i < traits::block; ++i, codes += codes_per_input<code>) put_code(encoded, i, column, codes);
     } else {
       reinterpret_cast<F*>(block)[position<F>(column)] = encoded;
     }
+  }
+
+  /// Code i of a block into `codes`, those of one input.
+  template <class F>
+  static void put_code(const F& block, int i, int column, typename format_traits<F>::code* codes) {
+    if constexpr (weights_per_code<typename format_traits<F>::code> == 2)
+      codes[column % 16].set(column / 16, block.codes[static_cast<std::size_t>(i / 2)].code(i % 2));
+    else
+      codes[position<F>(column)] = block.codes[static_cast<std::size_t>(i)];
   }
 
   /// Up biases follow the panels: 32 of gate, 32 of up, and so on.

@@ -1,5 +1,5 @@
-// expect: this_spec_picks_more_experts_than_there_are
-#include <moe/models.hpp>
+// expect: moe::top_k<Experts, K>: more picks than experts
+#include <moe/routers/top_k.hpp>
 
 #ifdef MOE_FAULT
 constexpr int picks = 9;
@@ -7,6 +7,6 @@ constexpr int picks = 9;
 constexpr int picks = 8;
 #endif
 
-constexpr moe::models::Spec spec = moe::models::mixtral(64, 128, 8, picks);
+constexpr moe::TopK router = moe::top_k<8, picks>({.score = moe::Score::softmax});
 
-int main() { return spec.k == 0; }
+int main() { return router.k == 0; }

@@ -74,17 +74,37 @@ void for_odd_shapes(const F& f) {
 }
 
 template <class Format, class Act>
-void up_is_the_same_everywhere() {
-  for_odd_shapes([](int inputs, int outputs, int rows) {
+void up_is_the_same_everywhere(const Act& act) {
+  for_odd_shapes([&](int inputs, int outputs, int rows) {
     for (const bool extras : {false, true}) {
       const auto run = [&](Isa isa) {
         return bits(run_product<Format>(inputs, outputs, rows, Act::gated, extras, [&](const moe::cpu::Product& p) {
-          moe::cpu::up_kernel<Format, Act>(isa)(p, Act{});
+          moe::cpu::up_kernel<Format, Act>(isa)(p, act);
         }));
       };
       for (const Isa isa : available_isas()) CHECK(run(isa) == run(Isa::scalar));
     }
   });
+}
+
+/// The weights of input k of an mxfp4 panel, as a kernel multiplies them by one: 32 columns.
+std::vector<float> mxfp4_column(Isa isa, const std::vector<std::byte>& panel, int k) {
+  std::vector<float> x(32, 0.0f), out(32);
+  x[static_cast<std::size_t>(k)] = 1;
+  const int entry = 0;
+  moe::cpu::Product product;
+  product.panels = panel.data();
+  product.panel_bytes = panel.size();
+  product.panel_count = 1;
+  product.inputs = 32;
+  product.in = x.data();
+  product.in_stride = 32;
+  product.entry = &entry;
+  product.rows = 1;
+  product.out = out.data();
+  product.out_stride = 32;
+  moe::cpu::down_kernel<moe::mxfp4>(isa)(product);
+  return out;
 }
 
 moe::cpu::Sum sum_of(const std::vector<moe::Slot>& slots, const std::vector<float>& partial,
@@ -100,42 +120,6 @@ moe::cpu::Sum sum_of(const std::vector<moe::Slot>& slots, const std::vector<floa
   s.columns = static_cast<int>(y.size());
   s.add = add;
   return s;
-}
-
-// exp and SwiGlu of one instruction set over an array, called as the kernels call them.
-using Elementwise = void (*)(const float* gate, const float* up, float* exp, float* swiglu, int n);
-
-#define MOE_TEST_ELEMENTWISE(isa, attribute)                                                               \
-  attribute void elementwise_##isa(const float* gate, const float* up, float* exp, float* swiglu, int n) { \
-    namespace k = moe::cpu::isa;                                                                           \
-    for (int i = 0; i < n; i += k::lanes) {                                                                \
-      k::store(exp + i, k::exp(k::load(gate + i)));                                                        \
-      k::store(swiglu + i, k::apply(moe::SwiGlu{}, k::load(gate + i), k::load(up + i)));                   \
-    }                                                                                                      \
-  }
-MOE_TEST_ELEMENTWISE(scalar, )
-#if MOE_X86
-MOE_TEST_ELEMENTWISE(avx2, __attribute__((target("avx2,fma,f16c"))))
-MOE_TEST_ELEMENTWISE(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))))
-#endif
-
-Elementwise elementwise(Isa isa) {
-#if MOE_X86
-  if (isa == Isa::avx512) return elementwise_avx512;
-  if (isa == Isa::avx2) return elementwise_avx2;
-#endif
-  return elementwise_scalar;
-}
-
-/// Every 9973rd float: all exponents, both signs, infinities; NaN left out, whose bits no instruction set promises.
-std::vector<float> sweep() {
-  std::vector<float> values{infinity, -infinity, 0.0f, -0.0f};
-  for (std::uint64_t i = 0; i < 1ull << 32; i += 9973) {
-    const float x = moe::bit_cast<float>(static_cast<std::uint32_t>(i));
-    if (!std::isnan(x)) values.push_back(x);
-  }
-  values.resize(values.size() / 16 * 16);
-  return values;
 }
 
 }  // namespace
@@ -171,50 +155,24 @@ TEST_CASE("an empty MOE_ISA chooses nothing") {
   CHECK(moe::cpu::best_isa() == available_isas().back());
 }
 
-TEST_CASE("exp gives the bits of the scalar text on every instruction set") {
-  const std::vector<float> in = sweep();
-  std::vector<float> found = in, expected = in, unused = in;
-  for (float& x : expected) x = moe::exp(x);
-  for (const Isa isa : available_isas()) {
-    CAPTURE(moe::isa_name(isa));
-    elementwise(isa)(in.data(), in.data(), found.data(), unused.data(), static_cast<int>(in.size()));
-    CHECK((bits(found) == bits(expected)));
-  }
+TEST_CASE_TEMPLATE("up products give the same bits on every instruction set", F, float, moe::bf16, moe::f16, moe::q8_0,
+                   moe::mxfp4) {
+  up_is_the_same_everywhere<F>(moe::SwiGlu{});
 }
-TEST_CASE("SwiGlu gives the bits of the scalar text on every instruction set") {
-  std::vector<float> gate = sweep(), up(gate.rbegin(), gate.rend());
-  std::vector<float> found = gate, expected = gate, unused = gate;
-  for (std::size_t i = 0; i < gate.size(); ++i) {
-    if (std::isnan(moe::SwiGlu{}(gate[i], up[i]))) gate[i] = up[i] = 1;  // infinity times zero
-    expected[i] = moe::SwiGlu{}(gate[i], up[i]);
-  }
-  for (const Isa isa : available_isas()) {
-    CAPTURE(moe::isa_name(isa));
-    elementwise(isa)(gate.data(), up.data(), unused.data(), found.data(), static_cast<int>(gate.size()));
-    CHECK((bits(found) == bits(expected)));
-  }
-}
-TEST_CASE("exp of NaN is NaN on every instruction set") {
-  const std::vector<float> in(16, not_a_number);
-  std::vector<float> exp(16), swiglu(16);
-  for (const Isa isa : available_isas()) {
-    elementwise(isa)(in.data(), in.data(), exp.data(), swiglu.data(), 16);
-    for (std::size_t i = 0; i < 16; ++i) CHECK((std::isnan(exp[i]) && std::isnan(swiglu[i])));
-  }
-}
-
-TEST_CASE_TEMPLATE("up products give the same bits on every instruction set", F, float, moe::bf16, moe::f16,
-                   moe::q8_0) {
-  up_is_the_same_everywhere<F, moe::SwiGlu>();
+TEST_CASE("up products give the same bits on every instruction set for other gated activations") {
+  up_is_the_same_everywhere<moe::mxfp4>(moe::GptOssSwiGlu{.limit = 0.5f});
+  up_is_the_same_everywhere<moe::bf16>(moe::GeGluTanh{});
+  up_is_the_same_everywhere<moe::f16>(moe::AnyGated{.kind = moe::AnyGated::Kind::softcapped});
 }
 TEST_CASE("ungated up products give the same bits on every instruction set") {
-  up_is_the_same_everywhere<moe::bf16, moe::Relu>();
+  up_is_the_same_everywhere<moe::bf16>(moe::Relu{});
+  up_is_the_same_everywhere<moe::mxfp4>(moe::AnyUngated{.kind = moe::AnyUngated::Kind::gelu});
 }
 TEST_CASE("a user's activation gives the same bits on every instruction set") {
-  up_is_the_same_everywhere<float, Mine>();
+  up_is_the_same_everywhere<float>(Mine{});
 }
 TEST_CASE_TEMPLATE("down products give the same bits on every instruction set", F, float, moe::bf16, moe::f16,
-                   moe::q8_0) {
+                   moe::q8_0, moe::mxfp4) {
   for_odd_shapes([](int inputs, int outputs, int rows) {
     for (const bool biased : {false, true}) {
       const auto run = [&](Isa isa) {
@@ -224,6 +182,27 @@ TEST_CASE_TEMPLATE("down products give the same bits on every instruction set", 
       for (const Isa isa : available_isas()) CHECK(run(isa) == run(Isa::scalar));
     }
   });
+}
+TEST_CASE("kernels decode every mxfp4 code with every scale exactly") {
+  for (int first_scale = 0; first_scale < 256; first_scale += 32) {
+    std::vector<std::byte> panel(PanelLayout::panel_bytes<moe::mxfp4>(32));
+    for (int i = 0; i < 32; ++i) panel[static_cast<std::size_t>(i)] = static_cast<std::byte>(first_scale + i);
+    for (int i = 32; i < 32 * 17; ++i)  // byte j of input k: codes k + j and k - j
+      panel[static_cast<std::size_t>(i)] = static_cast<std::byte>((i / 16 + i) % 16 | (i / 16 + 1024 - i) % 16 * 16);
+    for (const Isa isa : available_isas()) {
+      CAPTURE(moe::isa_name(isa));
+      int wrong = 0;
+      for (int k = 0; k < 32; ++k) {
+        const std::vector<float> found = mxfp4_column(isa, panel, k);
+        for (int column = 0; column < 32; ++column) {
+          const float expected = PanelLayout::element<moe::mxfp4>(panel.data(), panel.size(), column, k);
+          const float value = found[static_cast<std::size_t>(column)];
+          wrong += value == expected || (std::isnan(value) && std::isnan(expected)) ? 0 : 1;
+        }
+      }
+      CHECK(wrong == 0);
+    }
+  }
 }
 TEST_CASE("dot products give the same bits on every instruction set, alone and with other rows") {
   oracle::Random random(81);

@@ -114,7 +114,7 @@ struct Setup {
     for (int t = 0; t < in.rows; t += step) {
       const int n = std::min(step, in.rows - t);
       attention.begin(t, n);
-      attention.forward(backbone.layers[0].attention, in.slice(t, n), cache, out.view().slice(t, n));
+      attention.forward(backbone.layers[0].attention, in.slice(t, n), std::span(&cache, 1), out.view().slice(t, n));
     }
     return copy(std::as_const(out).view());
   }

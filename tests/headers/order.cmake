@@ -20,7 +20,8 @@ foreach(header IN ITEMS config error tensor math activations formats expert layo
     allow("cpu/.+[.]inl" "none")  # included into a target region, where nothing may be included
   endif()
 endforeach()
-allow("((any_)?layer[.]hpp|routers/.+)" "(${spine})[.]hpp")
+allow("((any_)?layer|reuse|soft_moe)[.]hpp" "(${spine})[.]hpp")
+allow("routers/.+" "(${spine})[.]hpp|routers/(slots|largest|capacity_factor)[.]hpp")
 allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|pending_reads|posix_file|read_queue)[.]hpp")
 allow("executors/.+" "(${spine})[.]hpp|cpu/.+[.]hpp")
 allow("offline/.+" "(${spine})[.]hpp|offline/.+[.]hpp")

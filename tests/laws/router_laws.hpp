@@ -1,4 +1,5 @@
-// What every router that decides row by row must do. Each law takes a router (or makes routers) and is one fact.
+// What routers that decide row by row must do. Each law takes a router and is one fact. Those above the line hold for
+// all of them; those below it for routers that choose by logits alone, fill every slot, or weigh by softmax.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <moe/concepts.hpp>
 #include <numeric>
 #include <set>
+#include <type_traits>
 #include <vector>
 
 #include "problem.hpp"
@@ -19,7 +21,13 @@ template <class R>
 std::vector<Slot> choose(const R& router, const std::vector<float>& logits, int slots = -1,
                          const std::uint32_t* allowed = nullptr) {
   std::vector<Slot> out(static_cast<std::size_t>(slots < 0 ? router.max_slots() : slots), Slot{-77, not_a_number});
+  const int token = 3, rule = 1, position = 5;
+  const std::vector<std::uint32_t> all(64, ~0u);
   moe::RouteContext<> context;
+  context.tokens = &token;
+  context.rules = &rule;
+  context.positions = &position;
+  context.resident = all.data();
   context.allowed = allowed;
   const int n = moe::select(router, context.at(0, {logits.data(), static_cast<int>(logits.size())}),
                             moe::Row<Slot>{out.data(), static_cast<int>(out.size())});
@@ -66,6 +74,123 @@ void for_many_rows(const R& router, const F& f) {
   f(std::vector<float>(static_cast<std::size_t>(n), 0.0f));
 }
 
+// ---- for all routers
+
+/// Ids that a table may hold: networks, identities, and what else has a logit (MoE++'s constants).
+template <class R>
+int known_ids(const R& router) {
+  const moe::IdMap ids = moe::ids_of(router);
+  return std::max(ids.networks + ids.identities, router.num_logits());
+}
+/// Ids that a mask of allowed experts has bits for.
+template <class R>
+int masked_ids(const R& router) {
+  return std::max(router.num_experts(), router.num_logits());
+}
+
+/// Rows of NaN, infinities and both zeros among numbers, of any width; the first are all the same.
+template <class R, class F>
+void for_broken_rows(const R& router, const F& f) {
+  oracle::Random random(15);
+  CAPTURE(random.seed);
+  const float kinds[] = {not_a_number, infinity,           -infinity,           0,
+                         -0.0f,        moe::largest_float, -moe::largest_float, 0x1p-140f};
+  for (int i = 0; i < 1000; ++i) {
+    std::vector<float> logits;
+    for (int e = 0; e < router.num_logits(); ++e) {
+      const int kind = i < 8 ? i : random.between(0, 11);
+      logits.push_back(kind < 8 ? kinds[kind] : random.real());
+    }
+    f(logits);
+  }
+}
+/// f(mask) for many masks of `n` ids.
+template <class F>
+void for_many_masks(int n, const F& f) {
+  oracle::Random random(14);
+  for (int i = 0; i < 200; ++i) {
+    std::vector<std::uint32_t> mask(static_cast<std::size_t>(n + 31) / 32);
+    for (std::uint32_t& word : mask) word = static_cast<std::uint32_t>(random.engine());
+    f(mask);
+  }
+}
+inline bool has_bit(const std::vector<std::uint32_t>& mask, int e) {
+  return (mask[static_cast<std::size_t>(e / 32)] >> (e % 32) & 1u) == 1u;
+}
+
+/// No state to share or to move: a kernel takes it by value.
+template <class R>
+void is_a_plain_value(const R&) {
+  static_assert(std::is_trivially_copyable_v<R>);
+  static_assert(moe::TokenRouter<R>);
+}
+template <class R>
+void ids_are_distinct_and_known(const R& router) {
+  const auto check = [&](const std::vector<float>& logits) {
+    const std::vector<int> found = ids(choose(router, logits));
+    CHECK(std::set<int>(found.begin(), found.end()).size() == found.size());
+    for (const int e : found) CHECK((e >= 0 && e < known_ids(router)));
+  };
+  for_many_rows(router, check);
+  for_broken_rows(router, check);
+}
+template <class R>
+void weights_are_finite_and_not_negative(const R& router) {
+  const auto check = [&](const std::vector<float>& logits) {
+    for (const float w : weights(choose(router, logits))) CHECK((std::isfinite(w) && w >= 0));
+  };
+  for_many_rows(router, check);
+  for_broken_rows(router, check);
+}
+template <class R>
+void fewer_slots_give_a_prefix(const R& router) {
+  for_many_rows(router, [&](const std::vector<float>& logits) {
+    const std::vector<int> all = ids(choose(router, logits));
+    for (int n = 0; n <= router.max_slots(); ++n) {
+      const std::vector<int> some = ids(choose(router, logits, n));
+      REQUIRE(some.size() <= all.size());
+      CHECK(std::equal(some.begin(), some.end(), all.begin()));
+    }
+  });
+}
+template <class R>
+void no_room_gives_no_slot(const R& router) {
+  for_broken_rows(router, [&](const std::vector<float>& logits) { CHECK(choose(router, logits, 0).empty()); });
+}
+template <class R>
+void chooses_only_what_is_allowed(const R& router) {
+  oracle::Random random(16);
+  for_many_masks(masked_ids(router), [&](const std::vector<std::uint32_t>& mask) {
+    for (const Slot& s : choose(router, random.reals(router.num_logits(), 4), -1, mask.data()))
+      CHECK(has_bit(mask, s.expert));
+  });
+}
+template <class R>
+void nothing_allowed_gives_nothing(const R& router) {
+  const std::vector<std::uint32_t> mask(static_cast<std::size_t>(masked_ids(router) + 31) / 32, 0u);
+  for_many_rows(router,
+                [&](const std::vector<float>& logits) { CHECK(choose(router, logits, -1, mask.data()).empty()); });
+}
+/// A row's number in its batch is not its position: splitting a batch must change nothing.
+template <class R>
+void the_row_of_the_batch_does_not_matter(const R& router) {
+  const auto ask = [&](moe::RowContext row, int number) {
+    std::vector<Slot> out(static_cast<std::size_t>(router.max_slots()));
+    row.row = number;
+    out.resize(static_cast<std::size_t>(moe::select(router, row, {out.data(), static_cast<int>(out.size())})));
+    return out;
+  };
+  for_many_rows(router, [&](const std::vector<float>& logits) {
+    moe::RowContext row{{logits.data(), static_cast<int>(logits.size())}};
+    row.token = 3;
+    const std::vector<Slot> first = ask(row, 0), second = ask(row, 1000);
+    CHECK(ids(first) == ids(second));
+    CHECK(bits(weights(first)) == bits(weights(second)));
+  });
+}
+
+// ---- for routers that say so
+
 template <class R>
 void ids_are_distinct_and_in_range(const R& router) {
   for_many_rows(router, [&](const std::vector<float>& logits) {
@@ -97,6 +222,18 @@ void ties_go_to_the_lower_id(const R& router) {
     if (found.empty()) return;
     for (int e = 0; e < found.back(); ++e)  // who equals the last choice and was not chosen has a higher id
       if (logit(e) == logit(found.back())) CHECK(std::count(found.begin(), found.end(), e) == 1);
+  });
+}
+/// Of equal logits the lower id comes first, and no higher one without it.
+template <class R>
+void ties_between_chosen_go_to_the_lower_id(const R& router) {
+  for_many_rows(router, [&](const std::vector<float>& logits) {
+    const std::vector<int> found = ids(choose(router, logits));
+    for (std::size_t k = 0; k < found.size(); ++k)
+      for (int e = 0; e < found[k]; ++e)
+        if (logits[static_cast<std::size_t>(e)] == logits[static_cast<std::size_t>(found[k])])
+          CHECK(std::find(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(k), e) !=
+                found.begin() + static_cast<std::ptrdiff_t>(k));
   });
 }
 template <class R>

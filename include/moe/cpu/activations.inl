@@ -105,24 +105,37 @@ inline vec apply(const Silu&, vec, vec up) { return silu(up); }
 
 __attribute__((noinline)) inline vec apply(const AnyGated& act, vec gate, vec up) {
   switch (act.kind) {
-    case AnyGated::Kind::swiglu: return apply(SwiGlu{}, gate, up);
-    case AnyGated::Kind::geglu: return apply(GeGlu{}, gate, up);
-    case AnyGated::Kind::geglu_tanh: return apply(GeGluTanh{}, gate, up);
-    case AnyGated::Kind::reglu: return apply(ReGlu{}, gate, up);
-    case AnyGated::Kind::input_clamped: return apply(act.input_clamped, gate, up);
-    case AnyGated::Kind::output_clamped: return apply(act.output_clamped, gate, up);
-    case AnyGated::Kind::gpt_oss: return apply(act.gpt_oss, gate, up);
-    case AnyGated::Kind::softcapped: return apply(act.softcapped, gate, up);
+    case AnyGated::Kind::swiglu:
+      return apply(SwiGlu{}, gate, up);
+    case AnyGated::Kind::geglu:
+      return apply(GeGlu{}, gate, up);
+    case AnyGated::Kind::geglu_tanh:
+      return apply(GeGluTanh{}, gate, up);
+    case AnyGated::Kind::reglu:
+      return apply(ReGlu{}, gate, up);
+    case AnyGated::Kind::input_clamped:
+      return apply(act.input_clamped, gate, up);
+    case AnyGated::Kind::output_clamped:
+      return apply(act.output_clamped, gate, up);
+    case AnyGated::Kind::gpt_oss:
+      return apply(act.gpt_oss, gate, up);
+    case AnyGated::Kind::softcapped:
+      return apply(act.softcapped, gate, up);
   }
   return apply(SwiGlu{}, gate, up);
 }
 __attribute__((noinline)) inline vec apply(const AnyUngated& act, vec gate, vec up) {
   switch (act.kind) {
-    case AnyUngated::Kind::relu: return apply(Relu{}, gate, up);
-    case AnyUngated::Kind::squared_relu: return apply(SquaredRelu{}, gate, up);
-    case AnyUngated::Kind::gelu: return apply(Gelu{}, gate, up);
-    case AnyUngated::Kind::gelu_tanh: return apply(GeluTanh{}, gate, up);
-    case AnyUngated::Kind::silu: return apply(Silu{}, gate, up);
+    case AnyUngated::Kind::relu:
+      return apply(Relu{}, gate, up);
+    case AnyUngated::Kind::squared_relu:
+      return apply(SquaredRelu{}, gate, up);
+    case AnyUngated::Kind::gelu:
+      return apply(Gelu{}, gate, up);
+    case AnyUngated::Kind::gelu_tanh:
+      return apply(GeluTanh{}, gate, up);
+    case AnyUngated::Kind::silu:
+      return apply(Silu{}, gate, up);
   }
   return apply(Relu{}, gate, up);
 }

@@ -44,3 +44,19 @@ inline vec panel(const std::int8_t* codes, int v) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * v));
   return _mm512_maskz_cvtepi32_ps(every, _mm512_maskz_cvtepi8_epi32(every, bytes));
 }
+/// The permutation looks at the low four bits of each index only: no mask is needed.
+inline vec panel(const e2m1_pair* codes, int v) {
+  const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f,
+                                       -2.0f, -3.0f, -4.0f, -6.0f);
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+  const __m512i pairs = _mm512_maskz_cvtepu8_epi32(every, bytes);
+  return _mm512_maskz_permutexvar_ps(every, v == 0 ? pairs : _mm512_maskz_srli_epi32(every, pairs, 4), values);
+}
+/// The byte is the exponent of the float; 0 and 255 need a bit of the mantissa, for 2^-127 and NaN.
+inline vec panel(const e8m0* scales, int v) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + 16 * v));
+  const __mmask16 special = static_cast<__mmask16>(_mm_cmpeq_epi8_mask(bytes, _mm_setzero_si128()) |
+                                                   _mm_cmpeq_epi8_mask(bytes, _mm_set1_epi8(-1)));
+  const __m512i exponent = _mm512_maskz_slli_epi32(every, _mm512_maskz_cvtepu8_epi32(every, bytes), 23);
+  return _mm512_castsi512_ps(_mm512_mask_or_epi32(exponent, special, exponent, _mm512_set1_epi32(0x400000)));
+}

@@ -11,7 +11,7 @@ inline constexpr int vecs = width / lanes;  // vectors of one panel
 
 template <int V0, int R, int V, class Code>
 inline void accumulate(const Code* codes, int inputs, const float* const* x, int first_input, vec (&sum)[R][V]) {
-  for (int k = 0; k < inputs; ++k, codes += width) {
+  for (int k = 0; k < inputs; ++k, codes += PanelLayout::codes_per_input<Code>) {
     prefetch(reinterpret_cast<const std::byte*>(codes) + 1024);
     vec w[V];
     MOE_UNROLL

@@ -29,3 +29,10 @@ inline vec panel(const float* codes, int v) { return codes[v]; }
 inline vec panel(const bf16* codes, int v) { return float(codes[v < 16 ? 2 * v : 2 * v - 31]); }
 inline vec panel(const f16* codes, int v) { return float(codes[v]); }
 inline vec panel(const std::int8_t* codes, int v) { return static_cast<float>(codes[v]); }
+inline constexpr auto e2m1_values = [] {
+  std::array<float, 16> values{};
+  for (unsigned code = 0; code < 16; ++code) values[code] = e2m1_value(code);
+  return values;
+}();
+inline vec panel(const e2m1_pair* codes, int v) { return e2m1_values[codes[v % 16].code(v / 16)]; }
+inline vec panel(const e8m0* scales, int v) { return float(scales[v]); }

@@ -46,9 +46,11 @@ namespace scalar {
 namespace moe::cpu {
 inline namespace MOE_BASELINE {
 namespace avx2 {
+// clang-format off
 #include <moe/cpu/avx2.inl>
 #include <moe/cpu/activations.inl>
 #include <moe/cpu/kernels.inl>
+// clang-format on
 }  // namespace avx2
 }  // namespace MOE_BASELINE
 }  // namespace moe::cpu
@@ -68,9 +70,11 @@ namespace avx2 {
 namespace moe::cpu {
 inline namespace MOE_BASELINE {
 namespace avx512 {
+// clang-format off
 #include <moe/cpu/avx512.inl>
 #include <moe/cpu/activations.inl>
 #include <moe/cpu/kernels.inl>
+// clang-format on
 }  // namespace avx512
 }  // namespace MOE_BASELINE
 }  // namespace moe::cpu

@@ -1,12 +1,10 @@
-// A published model directory: its config, and its tensors by role (gate, experts, the rest), checked before use.
+// A published model directory: its blocks, and their tensors by role (gate, experts, shared experts), checked before use.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
@@ -14,7 +12,8 @@
 #include <moe/error.hpp>
 #include <moe/expert.hpp>
 #include <moe/formats.hpp>
-#include <moe/io/model_config.hpp>
+#include <moe/io/families.hpp>
+#include <moe/io/network_tensors.hpp>
 #include <moe/io/tensor_set.hpp>
 #include <moe/layout.hpp>
 #include <moe/tensor.hpp>
@@ -28,194 +27,281 @@
 
 namespace moe::io {
 
-/// The element type of a tensor of weights; nothing for types that no policy computes with.
-constexpr std::optional<ElementType> element_type_of(Dtype type) {
-  switch (type) {
-    case Dtype::F32:
-      return ElementType::float32;
-    case Dtype::BF16:
-      return ElementType::bfloat16;
-    case Dtype::F16:
-      return ElementType::float16;
-    default:
-      return std::nullopt;
-  }
-}
-
-/// A gated network's three matrices in the checkpoint's own element type, read from the files into one buffer.
-class ExpertTensors {
- public:
-  ExpertTensors(Buffer bytes, const ExpertMatrices& matrices) : bytes_(std::move(bytes)), matrices_(matrices) {}
-
-  /// Gate and up [F,H], down [H,F]: views of what this object owns, so not to be had from a temporary.
-  const ExpertMatrices& matrices() const& noexcept { return matrices_; }
-  const ExpertMatrices& matrices() const&& = delete;
-
- private:
-  Buffer bytes_;
-  ExpertMatrices matrices_;
-};
-
-namespace detail {
-
-/// `pattern` with {i} and {e} replaced.
-inline std::string tensor_name(std::string_view pattern, int layer, int expert = 0) {
-  std::string name;
-  for (std::size_t at = 0; at < pattern.size(); ++at) {
-    const std::string_view mark = pattern.substr(at, 3);
-    if (mark != "{i}" && mark != "{e}") {
-      name += pattern[at];
-      continue;
-    }
-    name += std::to_string(mark == "{i}" ? layer : expert);
-    at += 2;
-  }
-  return name;
-}
-
-}  // namespace detail
-
-/// A model directory: config.json and safetensors, in one file or sharded. Opening reads and validates the config and
-/// all headers, and checks every gate's and every expert's presence, element type and shape; weights are read on
-/// request, by several threads at once if need be. Every fault is an `IoError` with file, tensor, byte, expected,
-/// found.
+/// A model directory of any known family: config.json and safetensors, in one file or sharded. Opening reads and
+/// validates the config and all headers, and checks presence, element type and shape of everything that blocks with
+/// experts have; weights are read on request, by several threads at once if need be. Every fault is an `IoError` with
+/// file, tensor, byte, expected, found.
 class Checkpoint {
  public:
   explicit Checkpoint(const std::filesystem::path& directory)
-      : Checkpoint(load_model_config(directory / "config.json"), directory, nullptr) {}
+      : Checkpoint(load_block_config(directory / "config.json"), directory, nullptr) {}
   /// With other weights than the directory's own, e.g. a `weights_file` beside them (relative to `directory`).
   Checkpoint(const std::filesystem::path& directory, const std::filesystem::path& weights_file)
-      : Checkpoint(load_model_config(directory / "config.json"), directory / weights_file, nullptr) {}
+      : Checkpoint(load_block_config(directory / "config.json"), directory / weights_file, nullptr) {}
 
-  const ModelConfig& config() const noexcept { return config_; }
+  /// With only those layers, prefixes and layouts that this checkpoint has.
+  const BlockConfig& blocks() const noexcept { return blocks_; }
   const TensorSet& tensors() const noexcept { return tensors_; }
-  /// The widths of the experts.
-  ExpertShape expert_shape() const noexcept { return {config_.hidden, config_.expert_ffn, true, false}; }
+  int first_moe_layer() const noexcept { return blocks_.moe_layers.front(); }
+  /// The widths of the experts of a layer.
+  ExpertShape expert_shape(int layer) const { return blocks_.expert_shape(layer); }
+  ExpertShape expert_shape() const { return expert_shape(first_moe_layer()); }
   /// The element type in which the checkpoint stores its experts (the first one, where they differ).
   ElementType default_format() const noexcept { return default_format_; }
+  /// Experts are stored in MXFP4; they are read as floats, which that format packs again without loss.
+  bool stores_mxfp4() const noexcept { return blocks_.experts[0].mxfp4; }
 
   /// Throws `IoError` unless the checkpoint has this tensor with exactly this shape and in f32, bf16 or f16.
   /// What an engine needs beside the experts goes through this before it loads anything.
   const TensorInfo& require(std::string_view name, std::span<const std::uint64_t> shape) const {
-    const TensorInfo& tensor = tensors_.at(name);
-    if (!element_type_of(tensor.dtype)) {
-      raise(IoError(tensors_.place(tensor), "element type", "F32, BF16 or F16", std::string(dtype_name(tensor.dtype))));
-    }
-    if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
-      raise(IoError(tensors_.place(tensor), "shape", shape_text(shape), shape_text(tensor.shape)));
-    }
-    return tensor;
+    return detail::require_weights(tensors_, name, {shape.begin(), shape.end()});
   }
   const TensorInfo& require(std::string_view name, std::initializer_list<int> shape) const {
-    std::vector<std::uint64_t> sizes;
-    for (const int size : shape) sizes.push_back(static_cast<std::uint64_t>(size));
-    return require(name, sizes);
+    return detail::require_weights(tensors_, name, sizes(shape));
   }
-
   /// A tensor of weights as floats, row by row; exact for every element type. Same errors as `require`.
   std::vector<float> read_f32(std::string_view name, std::initializer_list<int> shape) const {
-    const TensorInfo& tensor = require(name, shape);
-    Buffer bytes(static_cast<std::size_t>(tensor.bytes));
-    tensors_.read(tensor, {bytes.data(), bytes.bytes()});
-    const ElementType type = *element_type_of(tensor.dtype);
-    std::vector<float> values(bytes.bytes() / element_bytes(type));
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = element(bytes.data(), type, i);
-    return values;
+    return detail::read_slice(tensors_, require(name, shape), 0, 1);
   }
 
-  /// The gate of a layer with experts: [E,H]. A gate with NaN or infinity would route at random: refused, with index.
+  // ---- one layer's tensors, by the names of `blocks()`
+
+  /// The full name of a layer's tensor.
+  std::string layer_tensor(int layer, std::string_view name) const { return layer_prefix(layer) + std::string(name); }
+  bool has(int layer, std::string_view name) const {
+    return !name.empty() && tensors_.find(layer_tensor(layer, name)) != nullptr;
+  }
+  /// The gate's matrix, or its last one, of a layer with experts: [L,H]. A gate with NaN or infinity would route at
+  /// random: refused, with index.
   std::vector<float> gate(int layer) const {
-    const std::string name = detail::tensor_name(names().gate, layer);
-    std::vector<float> values = read_f32(name, {config_.experts, config_.hidden});
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (!std::isfinite(values[i])) bad_gate(tensors_.at(name), i, values[i]);
+    std::vector<float> all;
+    for (const std::string& name : blocks_.gate.weight) {
+      const TensorInfo& tensor = tensors_.at(layer_tensor(layer, name));
+      const std::vector<float> part = detail::read_slice(tensors_, tensor, 0, 1);
+      require_finite(tensor, part);
+      all.insert(all.end(), part.begin(), part.end());
     }
+    return all;
+  }
+  /// A matrix of a layer; finite numbers.
+  std::vector<float> matrix(int layer, std::string_view name, int rows, int cols) const {
+    std::vector<float> values = read_f32(layer_tensor(layer, name), {rows, cols});
+    require_finite(tensors_.at(layer_tensor(layer, name)), values);
     return values;
   }
+  /// `size` numbers of a layer, [size] or [1, size]; finite.
+  std::vector<float> vector(int layer, std::string_view name, int size) const {
+    const TensorInfo& tensor = require_vector(layer, name, size);
+    std::vector<float> values = detail::read_slice(tensors_, tensor, 0, 1);
+    require_finite(tensor, values);
+    return values;
+  }
+  /// Ids of experts by token id [V,K] of a layer that picks by table.
+  std::vector<int> token_table(int layer) const;
 
-  /// Reads one expert: three reads into one buffer.
-  ExpertTensors expert(int layer, int e) const {
-    return read_network({names().expert_gate, names().expert_up, names().expert_down}, layer, e);
-  }
-  /// Reads the feed-forward of a layer without experts; its inner width is `config().dense_ffn`.
-  ExpertTensors dense(int layer) const {
-    return read_network({names().dense_gate, names().dense_up, names().dense_down}, layer, 0);
-  }
+  /// Reads one expert of a layer, and nothing of the others, into one buffer.
+  ExpertTensors expert(int layer, int e) const { return experts(layer).read(e); }
+  /// Reads the network that every token passes.
+  ExpertTensors shared(int layer) const { return shared_network(layer).read(0); }
+  /// The feed-forward of a layer without experts, in families that an engine runs as whole models.
+  ExpertTensors dense(int layer) const { return dense_network(layer).read(0); }
+  /// Throws `IoError` unless a layer without experts has its feed-forward.
+  void check_dense(int layer) const { dense_network(layer).check(); }
 
  private:
-  using Patterns = std::array<std::string_view, 3>;  // gate, up, down
-
-  Checkpoint(ModelConfig config, const std::filesystem::path& weights, std::nullptr_t)
-      : config_(std::move(config)), tensors_(weights) {
-    int first = -1;
-    for (int layer = 0; layer < config_.layers; ++layer) {
-      check_layer(layer);
-      if (first < 0 && config_.is_moe_layer(layer)) first = layer;
-    }
-    if (first < 0) raise(IoError(tensors_.files()[0].path().string(), "model", "a layer with experts", "none"));
-    default_format_ = *element_type_of(tensors_.at(detail::tensor_name(names().expert_gate, first)).dtype);
+  Checkpoint(BlockConfig blocks, const std::filesystem::path& weights, std::nullptr_t)
+      : blocks_(std::move(blocks)), tensors_(weights) {
+    find_layers();
+    if (blocks_.moe_layers.empty())
+      raise(IoError(tensors_.files()[0].path().string(), "model", "a layer with experts", "none"));
+    find_layout();
+    for (const int layer : blocks_.moe_layers) check_layer(layer);
+    default_format_ = experts(first_moe_layer()).type();
   }
 
-  const TensorNames& names() const { return tensor_names(config_.family); }
+  static detail::Shape sizes(std::initializer_list<int> shape) {
+    detail::Shape all;
+    for (const int size : shape) all.push_back(static_cast<std::uint64_t>(size));
+    return all;
+  }
+
+  // ---- what of the config this checkpoint has
+
+  /// Of each stack, the prefix that is there and how many layers; stacks that are not in the file at all have no layer.
+  void find_layers() {
+    int first = 0;
+    std::size_t missing = 0;
+    for (LayerStack& stack : blocks_.stacks) {
+      const std::string* found = nullptr;
+      const int known = first_layer_of(stack, first);
+      for (const std::string& prefix : stack.prefixes)
+        if (found == nullptr && has_gate(prefix, known - first)) found = &prefix;
+      if (found == nullptr) {
+        ++missing;
+        found = &stack.prefixes[0];
+      }
+      stack.prefixes = {std::string(*found)};
+      if (stack.layers == 0) count_layers(stack);
+      first += stack.layers;
+    }
+    if (missing != 0 && missing < blocks_.stacks.size()) drop_missing_stacks();
+  }
+  int first_layer_of(const LayerStack& stack, int first) const {
+    const auto at = std::lower_bound(blocks_.moe_layers.begin(), blocks_.moe_layers.end(), first);
+    const bool inside = at != blocks_.moe_layers.end() && *at < first + stack.layers;
+    return inside ? *at : first;
+  }
+  bool has_gate(const std::string& prefix, int layer) const {
+    return tensors_.find(detail::tensor_name(prefix, layer) + blocks_.gate.weight[0]) != nullptr;
+  }
+  /// The layers of a config that does not say how many: all that have a gate.
+  void count_layers(LayerStack& stack) {
+    for (int i = 0; i < ModelLimits::layers; ++i) {
+      if (!has_gate(stack.prefixes[0], i)) continue;
+      blocks_.moe_layers.push_back(i);
+      stack.layers = i + 1;
+    }
+    if (stack.layers == 0) {
+      stack.layers = 1;
+      blocks_.moe_layers = {0};
+    }
+  }
+  void drop_missing_stacks() {
+    int first = 0;
+    for (const LayerStack& stack : blocks_.stacks) {
+      const int begin = std::exchange(first, first + stack.layers), end = first;
+      if (has_gate(stack.prefixes[0], first_layer_of(stack, begin) - begin)) continue;
+      std::erase_if(blocks_.moe_layers, [&](int layer) { return layer >= begin && layer < end; });
+    }
+  }
+  /// The first layout whose tensors are there; if none is, the first one, which is then reported as missing.
+  void find_layout() {
+    for (const NetworkTensors& layout : blocks_.experts) {
+      const std::string name = detail::tensor_name(layout.up, 0, 0) + (layout.mxfp4 ? "_blocks" : "");
+      if (!has(first_moe_layer(), name)) continue;
+      blocks_.experts = {NetworkTensors(layout)};
+      return;
+    }
+    blocks_.experts.resize(1);
+  }
+
+  // ---- checks
+
   void check_layer(int layer) const {
-    const TensorNames& n = names();
-    if (!config_.is_moe_layer(layer)) {
-      return check_network({n.dense_gate, n.dense_up, n.dense_down}, layer, 0, config_.dense_ffn);
+    check_gate(layer);
+    check_router(layer);
+    experts(layer).check();
+    const SharedConfig& shared = blocks_.shared;
+    if (shared.mixing != SharedConfig::Mixing::none && shared.ffn.at(layer) != 0) {
+      shared_network(layer).check();
+      if (!shared.weight.empty())
+        require(layer_tensor(layer, shared.weight),
+                {shared.mixing == SharedConfig::Mixing::learned ? 2 : 1, blocks_.hidden});
+      if (!shared.bias.empty()) require_vector(layer, shared.bias, 2);
     }
-    require(detail::tensor_name(n.gate, layer), {config_.experts, config_.hidden});
-    for (int e = 0; e < config_.experts; ++e) {
-      check_network({n.expert_gate, n.expert_up, n.expert_down}, layer, e, config_.expert_ffn);
+    if (const LatentConfig& latent = blocks_.latent; latent.width != 0) {
+      require(layer_tensor(layer, latent.enter), {latent.width, blocks_.hidden});
+      require(layer_tensor(layer, latent.leave), {blocks_.hidden, latent.width});
     }
   }
-  void check_network(const Patterns& patterns, int layer, int e, int ffn) const {
-    require(detail::tensor_name(patterns[0], layer, e), {ffn, config_.hidden});
-    require(detail::tensor_name(patterns[1], layer, e), {ffn, config_.hidden});
-    require(detail::tensor_name(patterns[2], layer, e), {config_.hidden, ffn});
+  void check_gate(int layer) const {
+    const GateConfig& g = blocks_.gate;
+    const bool carried = g.kind == GateConfig::Kind::carried;
+    int rows = blocks_.logits(layer);
+    for (std::size_t i = g.weight.size(); i-- > 0;) {  // all parts but the first say themselves how many rows they have
+      const std::string name = layer_tensor(layer, g.weight[i]);
+      const TensorInfo& tensor = tensors_.at(name);
+      const bool whole = i == 0 || tensor.shape.empty() || tensor.shape[0] >= static_cast<std::uint64_t>(rows);
+      const int own = whole ? rows : static_cast<int>(tensor.shape[0]);
+      require(name, {own, carried ? g.state : blocks_.hidden});
+      rows -= own;
+    }
+    if (!g.bias.empty()) require_vector(layer, g.bias, blocks_.logits(layer));
+    if (!g.gain.empty()) require_vector(layer, g.gain, blocks_.hidden);
+    if (!carried) return;
+    require(layer_tensor(layer, g.enter), {g.state, blocks_.hidden});
+    for (const std::string& name : {g.first, g.second}) require(layer_tensor(layer, name), {g.state, g.state});
+    for (const std::string& name : {g.enter_bias, g.norm, g.first_bias, g.second_bias})
+      require_vector(layer, name, g.state);
+    if (has(layer, g.carried)) require_vector(layer, g.carried, g.state);
+  }
+  void check_router(int layer) const {
+    const RouterConfig& r = blocks_.router;
+    const bool hash = r.is_hash_layer(layer);
+    if (!r.bias.empty() && !hash) require_vector(layer, r.bias, r.choosable(layer));
+    if (!r.expert_scale.empty()) require_vector(layer, r.expert_scale, r.choosable(layer));
+    if (hash) require_table(layer);
+  }
+  const TensorInfo& require_vector(int layer, std::string_view name, int size) const {
+    const std::string full = layer_tensor(layer, name);
+    const bool row = tensors_.at(full).shape.size() == 2;
+    return row ? require(full, {1, size}) : require(full, {size});
+  }
+  const TensorInfo& require_table(int layer) const {
+    static constexpr std::array types{Dtype::I64, Dtype::I32};
+    const RouterConfig& r = blocks_.router;
+    return detail::require_tensor(tensors_, layer_tensor(layer, r.table), sizes({r.vocab, r.k.at(layer)}), types);
+  }
+  void require_finite(const TensorInfo& tensor, std::span<const float> values) const {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (std::isfinite(values[i])) continue;
+      const auto width = static_cast<std::size_t>(tensor.shape.empty() ? 1 : tensor.shape.back());
+      const std::string at = tensor.shape.size() < 2 ? concat("[", i, "]") : concat("[", i / width, ", ", i % width, "]");
+      raise(IoError(tensors_.place(tensor), concat("element ", at), "a finite number", std::to_string(values[i])));
+    }
   }
 
-  ExpertTensors read_network(const Patterns& patterns, int layer, int e) const {
-    std::array<const TensorInfo*, 3> tensors;
-    std::size_t bytes = 0;
-    for (std::size_t i = 0; i < 3; ++i) {
-      tensors[i] = &tensors_.at(detail::tensor_name(patterns[i], layer, e));
-      bytes += round_up(static_cast<std::size_t>(tensors[i]->bytes), alignment);
+  // ---- networks
+
+  std::string layer_prefix(int layer) const {
+    int first = 0;
+    for (const LayerStack& stack : blocks_.stacks) {
+      if (layer < first + stack.layers || &stack == &blocks_.stacks.back())
+        return detail::tensor_name(stack.prefixes[0], layer - first);
+      first += stack.layers;
     }
-    Buffer buffer(bytes);
-    std::byte* to = buffer.data();
-    ExpertMatrices matrices;
-    matrices.gate = read_matrix(*tensors[0], to);
-    matrices.up = read_matrix(*tensors[1], to);
-    matrices.down = read_matrix(*tensors[2], to);
-    return {std::move(buffer), matrices};
+    return {};
   }
-  /// Reads a matrix that `check_layer` has seen, and moves `to` behind it.
-  Matrix read_matrix(const TensorInfo& tensor, std::byte*& to) const {
-    const auto bytes = static_cast<std::size_t>(tensor.bytes);
-    tensors_.read(tensor, {to, bytes});
-    const auto rows = static_cast<int>(tensor.shape[0]), cols = static_cast<int>(tensor.shape[1]);
-    return {std::exchange(to, to + round_up(bytes, alignment)), *element_type_of(tensor.dtype), rows, cols, cols, 1};
+  detail::NetworkReader experts(int layer) const {
+    return {tensors_, blocks_.experts[0], layer_prefix(layer), expert_shape(layer), blocks_.router.experts.at(layer)};
+  }
+  detail::NetworkReader shared_network(int layer) const {
+    return {tensors_, blocks_.shared.tensors, layer_prefix(layer), blocks_.shared_shape(layer), 1};
+  }
+  detail::NetworkReader dense_network(int layer) const {
+    return {tensors_, blocks_.dense, layer_prefix(layer), {blocks_.hidden, blocks_.dense_ffn, true, false}, 1};
   }
 
-  static float element(const std::byte* bytes, ElementType type, std::size_t i) {
-    const auto load = [&]<class T>(T value) {
-      std::memcpy(&value, bytes + i * sizeof value, sizeof value);
-      return static_cast<float>(value);
-    };
-    if (type == ElementType::float32) return load(0.0f);
-    return type == ElementType::bfloat16 ? load(bf16{}) : load(f16{});
-  }
-  [[noreturn]] void bad_gate(const TensorInfo& tensor, std::size_t i, float value) const {
-    const auto width = static_cast<std::size_t>(config_.hidden);
-    const std::string at = concat("[", i / width, ", ", i % width, "]");
-    raise(IoError(tensors_.place(tensor), concat("element ", at), "a finite number", std::to_string(value)));
-  }
-
-  ModelConfig config_;
+  BlockConfig blocks_;
   TensorSet tensors_;
   ElementType default_format_ = ElementType::float32;
 };
 
-/// The experts of one layer as a `RecordSource`: every read takes the three matrices from the checkpoint's files and
+inline std::vector<int> Checkpoint::token_table(int layer) const {
+  const TensorInfo& tensor = require_table(layer);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.bytes));
+  tensors_.read(tensor, bytes);
+  const std::size_t size = tensor.dtype == Dtype::I64 ? 8 : 4;
+  const int experts = blocks_.router.experts.at(layer);
+  std::vector<int> ids(bytes.size() / size);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    std::int64_t id = 0;
+    if (size == 8) {
+      std::memcpy(&id, bytes.data() + 8 * i, 8);
+    } else {
+      std::int32_t narrow = 0;
+      std::memcpy(&narrow, bytes.data() + 4 * i, 4);
+      id = narrow;
+    }
+    if (id < 0 || id >= experts)
+      raise(IoError(tensors_.place(tensor), concat("element ", i), concat("an expert from 0 to ", experts - 1),
+                    std::to_string(id)));
+    ids[i] = static_cast<int>(id);
+  }
+  return ids;
+}
+
+/// The experts of one layer as a `RecordSource`: every read takes the expert's matrices from the checkpoint's files and
 /// packs them as `Format`, on the caller's thread. Costs a buffer of one unpacked expert while it works.
 template <class Format>
 class CheckpointExperts {
@@ -226,15 +312,15 @@ class CheckpointExperts {
   /// Throws `Error` unless `layer` is a layer with experts.
   CheckpointExperts(std::shared_ptr<const Checkpoint> checkpoint, int layer)
       : checkpoint_(std::move(checkpoint)), layer_(layer) {
-    const ModelConfig& config = checkpoint_->config();
-    if (layer < 0 || layer >= config.layers || !config.is_moe_layer(layer)) {
-      raise(Error("moe::io::CheckpointExperts", "layer", concat("one with experts among the model's ", config.layers),
+    const BlockConfig& blocks = checkpoint_->blocks();
+    if (!blocks.is_moe_layer(layer))
+      raise(Error("moe::io::CheckpointExperts", "layer", concat("one with experts among the model's ", blocks.layers()),
                   std::to_string(layer)));
-    }
+    shape_ = checkpoint_->expert_shape(layer);
   }
 
-  ExpertShape shape() const noexcept { return checkpoint_->expert_shape(); }
-  int num_experts() const noexcept { return checkpoint_->config().experts; }
+  ExpertShape shape() const noexcept { return shape_; }
+  int num_experts() const noexcept { return checkpoint_->blocks().router.experts.at(layer_); }
   std::size_t bytes(int) const noexcept { return layout::record_bytes<Format>(shape()); }
 
   /// Writes the record of expert `e` to `to` and answers `done` before it returns, with the error if there was one.
@@ -256,6 +342,7 @@ class CheckpointExperts {
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   int layer_;
+  ExpertShape shape_;
 };
 
 }  // namespace moe::io

@@ -134,6 +134,13 @@ class TensorSet {
     collect();
     if (file.extension() == ".json") check_index(file);
   }
+  /// The tensors of `path`, and over them those of the file `over`: a fine-tuned variant that is stored as what changed.
+  /// A tensor of both is the one in `over`. Throws `IoError` unless it has the shape of the one that it replaces.
+  TensorSet(const std::filesystem::path& path, const std::filesystem::path& over) : TensorSet(path) {
+    files_.emplace_back(over);
+    for (const TensorInfo& tensor : files_.back().tensors()) lay_over(tensor);
+    std::sort(entries_.begin(), entries_.end(), by_name);
+  }
 
   std::span<const SafetensorsFile> files() const noexcept { return files_; }
   /// Number of tensors.
@@ -209,14 +216,27 @@ class TensorSet {
         bytes_ += tensor.bytes;
       }
     }
-    std::sort(entries_.begin(), entries_.end(),
-              [](const Entry& a, const Entry& b) { return a.tensor->name < b.tensor->name; });
+    std::sort(entries_.begin(), entries_.end(), by_name);
     const auto twice = std::adjacent_find(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
       return a.tensor->name == b.tensor->name;
     });
     if (twice == entries_.end()) return;
     raise(IoError(file_place(twice[1]), "duplicate tensor", "each name in one shard",
                   concat("it in ", in_quotes(file_name(twice[0].file)), " too")));
+  }
+  static bool by_name(const Entry& a, const Entry& b) { return a.tensor->name < b.tensor->name; }
+  void lay_over(const TensorInfo& tensor) {
+    bytes_ += tensor.bytes;
+    const auto below = std::find_if(entries_.begin(), entries_.end(),
+                                    [&](const Entry& entry) { return entry.tensor->name == tensor.name; });
+    if (below == entries_.end()) return entries_.push_back({&tensor, files_.size() - 1});
+    if (below->tensor->shape != tensor.shape) {
+      raise(IoError(detail::tensor_place(files_.back().path().string(), tensor), "shape",
+                    concat(shape_text(below->tensor->shape), ", that of the tensor which it replaces"),
+                    shape_text(tensor.shape)));
+    }
+    bytes_ -= below->tensor->bytes;
+    *below = {&tensor, files_.size() - 1};
   }
   /// The index and the shards name the same tensors, in the same files. Both lists are sorted: one walk.
   void check_index(const std::filesystem::path& file) {

@@ -165,4 +165,14 @@ struct TopK {
   }
 };
 
+/// TopK for numbers that are known when the program is compiled: `top_k<8, 2>({.score = Score::softmax})`.
+template <int Experts, int K>
+constexpr TopK top_k(TopK options = {}) noexcept {
+  static_assert(Experts >= 1 && K >= 1, "moe::top_k<Experts, K>: needs at least one expert and one pick");
+  static_assert(K <= Experts, "moe::top_k<Experts, K>: more picks than experts; K is at most Experts");
+  options.experts = Experts;
+  options.k = K;
+  return options;
+}
+
 }  // namespace moe
