@@ -8,7 +8,7 @@ namespace engine {
 
 namespace {
 
-constexpr std::array<std::string_view, 4> format_names{"f32", "bf16", "f16", "q8_0"};
+constexpr std::array<std::string_view, 5> format_names{"f32", "bf16", "f16", "q8_0", "mxfp4"};
 
 /// "64M" as bytes; nothing if it is no number, zero, or too large.
 std::optional<std::size_t> bytes_from_text(std::string_view text) {
@@ -35,7 +35,7 @@ Format format_from_name(std::string_view name) {
   for (std::size_t i = 0; i < format_names.size(); ++i) {
     if (format_names[i] == name) return static_cast<Format>(i);
   }
-  moe::raise(moe::Error("--format", "weight format", "f32, bf16, f16 or q8_0", std::string(name)));
+  moe::raise(moe::Error("--format", "weight format", "f32, bf16, f16, q8_0 or mxfp4", std::string(name)));
 }
 
 Format format_of(moe::ElementType type) {

@@ -11,8 +11,8 @@
 namespace engine {
 
 /// In the order of `Formats`.
-enum class Format { f32, bf16, f16, q8_0 };
-using Formats = moe::formats<moe::f32, moe::bf16, moe::f16, moe::q8_0>;
+enum class Format { f32, bf16, f16, q8_0, mxfp4 };
+using Formats = moe::formats<moe::f32, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4>;
 
 std::string_view format_name(Format format);
 /// Throws moe::Error for other names.

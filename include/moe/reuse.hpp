@@ -17,7 +17,7 @@ namespace moe {
 struct ReuseOptions {
   int positions = 0;    // rows at positions [0, positions) are remembered, all others computed
   float tolerance = 0;  // a row is reused while ||x - x_last|| <= tolerance * ||x_last||
-  int audit_every = 0;  // every n-th row that could be reused is computed instead, and the error measured; 0: never
+  int audit_every = 0;  // one in n rows that could be reused is computed instead, and the error measured; 0: none
   int rows = 256;       // computed in one call of the layer, at most
 };
 
@@ -142,8 +142,10 @@ class ReuseOutputs {
     const double limit = static_cast<double>(options_.tolerance) * static_cast<double>(options_.tolerance);
     return squared_distance(call.x.row(t), before) <= limit * squared(before);
   }
+  /// By chance, so that it is not the same positions' turn in every iteration.
   bool audit_is_due() noexcept {
-    return options_.audit_every > 0 && ++reusable_ % static_cast<std::uint64_t>(options_.audit_every) == 0;
+    const auto number = static_cast<int>(reusable_++ & 0x7fffffffu);
+    return options_.audit_every > 0 && counter_random(0, number, 0) * static_cast<float>(options_.audit_every) < 1;
   }
   void reuse(const Call<>& call, int t) noexcept {
     copy(at(last_y_, context_of(call, t).position), call.y.row(t));

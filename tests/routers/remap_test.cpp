@@ -33,7 +33,6 @@ std::vector<std::uint32_t> random_mask(oracle::Random& random) { return {static_
 
 /// The best expert that is in memory, else the best one.
 struct PrefersResident {
-  static constexpr moe::Uses uses = moe::Uses::residency;
   int experts;
   int num_logits() const noexcept { return experts; }
   int num_experts() const noexcept { return experts; }
@@ -212,6 +211,23 @@ TEST_CASE("a row keeps to the part of its first choice, with that part's weights
       CHECK(ids(found) == moved);
       CHECK(bits(weights(found)) == bits(weights(expected)));
     }
+  }
+}
+
+TEST_CASE("a row keeps to the part of the best expert that it may use, and to what it may use there") {
+  oracle::Random random(7);
+  CAPTURE(random.seed);
+  const moe::PartRouter<moe::TopK> router{{.experts = 12, .k = 3}, 4};
+  for (int i = 0; i < 300; ++i) {
+    const std::vector<float> logits = random.reals(12, 8);
+    const std::vector<std::uint32_t> mask = random_mask(random);
+    std::vector<bool> allowed;
+    for (int e = 0; e < 12; ++e) allowed.push_back(bit(mask, e));
+    const std::vector<oracle::Pick> all = oracle::ranked(logits, allowed);
+    std::vector<int> expected;
+    for (const oracle::Pick& p : all)
+      if (p.expert / 4 == all[0].expert / 4 && expected.size() < 3) expected.push_back(p.expert);
+    CHECK(ids(choose(router, logits, 3, mask.data())) == expected);
   }
 }
 

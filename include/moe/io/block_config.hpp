@@ -19,7 +19,7 @@ template <class T>
 class PerLayer {
  public:
   PerLayer() : values_(1) {}
-  PerLayer(T value) : values_(1, std::move(value)) {}  // NOLINT: a value is the same in all layers
+  PerLayer(T value) : values_(1, std::move(value)) {}             // NOLINT: a value is the same in all layers
   PerLayer(std::vector<T> values) : values_(std::move(values)) {  // NOLINT
     if (values_.empty()) values_.resize(1);
   }
@@ -92,12 +92,12 @@ struct RouterConfig {
   LogitMap logits{};
   GroupLimit groups{};
   int identities = 0, nulls = 0;
-  float jitter = 0;                  // of the sparse mixer
-  int capacity = 0;                  // rows per expert
-  double capacity_of_rows = 0;       // as a part of all rows, where `capacity` is 0
-  bool renormalise_left = false;     // after rows were turned away
-  std::vector<int> hash_layers;      // layers whose picks come from a table by token id, ascending
-  int vocab = 0;                     // rows of that table
+  float jitter = 0;                       // of the sparse mixer
+  int capacity = 0;                       // rows per expert
+  double capacity_of_rows = 0;            // as a part of all rows, where `capacity` is 0
+  bool renormalise_left = false;          // after rows were turned away
+  std::vector<int> hash_layers;           // layers whose picks come from a table by token id, ascending
+  int vocab = 0;                          // rows of that table
   std::string bias, expert_scale, table;  // [L], [E], [V,K]; none: empty
 
   int choosable(int layer) const { return experts.at(layer) + identities + nulls; }
@@ -115,13 +115,13 @@ struct SharedConfig {
 
 /// Experts of a narrower width between two projections (Nemotron-H 3).
 struct LatentConfig {
-  int width = 0;  // 0: none
+  int width = 0;                                     // 0: none
   std::string enter, leave, enter_bias, leave_bias;  // [M,H], [H,M], [M], [H]; biases may be empty
 };
 
 /// One run of layers whose names begin alike: a decoder, or the encoder before it.
 struct LayerStack {
-  int layers = 0;  // 0: as many as the checkpoint holds
+  int layers = 0;                     // 0: as many as the checkpoint holds
   std::vector<std::string> prefixes;  // in order of preference; the checkpoint has one of them
 };
 

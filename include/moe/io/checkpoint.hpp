@@ -1,4 +1,5 @@
-// A published model directory: its blocks, and their tensors by role (gate, experts, shared experts), checked before use.
+// A published model directory: its blocks, and their tensors by role (gate, experts, shared experts), checked before
+// use.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <moe/expert.hpp>
 #include <moe/formats.hpp>
 #include <moe/io/families.hpp>
+#include <moe/io/model_config.hpp>
 #include <moe/io/network_tensors.hpp>
 #include <moe/io/tensor_set.hpp>
 #include <moe/layout.hpp>
@@ -33,14 +35,24 @@ namespace moe::io {
 /// file, tensor, byte, expected, found.
 class Checkpoint {
  public:
-  explicit Checkpoint(const std::filesystem::path& directory)
-      : Checkpoint(load_block_config(directory / "config.json"), directory, nullptr) {}
+  explicit Checkpoint(const std::filesystem::path& directory) : Checkpoint(directory, TensorSet(directory)) {}
   /// With other weights than the directory's own, e.g. a `weights_file` beside them (relative to `directory`).
   Checkpoint(const std::filesystem::path& directory, const std::filesystem::path& weights_file)
-      : Checkpoint(load_block_config(directory / "config.json"), directory / weights_file, nullptr) {}
+      : Checkpoint(directory, TensorSet(directory / weights_file)) {}
+  Checkpoint(const std::filesystem::path& directory, TensorSet tensors)
+      : Checkpoint(load(directory), std::move(tensors), true, std::nullopt) {}
+  /// One layer, the first with experts if none is named; the files need no other one.
+  static Checkpoint of_layer(const std::filesystem::path& directory, TensorSet tensors, std::optional<int> layer) {
+    return {load(directory), std::move(tensors), false, layer};
+  }
 
   /// With only those layers, prefixes and layouts that this checkpoint has.
   const BlockConfig& blocks() const noexcept { return blocks_; }
+  /// The whole language model; throws `IoError` for families of which only the blocks are known.
+  const ModelConfig& config() const {
+    if (!model_) raise(IoError(place_, "family", "one that is known as a whole model", in_quotes(blocks_.family)));
+    return *model_;
+  }
   const TensorSet& tensors() const noexcept { return tensors_; }
   int first_moe_layer() const noexcept { return blocks_.moe_layers.front(); }
   /// The widths of the experts of a layer.
@@ -109,13 +121,27 @@ class Checkpoint {
   void check_dense(int layer) const { dense_network(layer).check(); }
 
  private:
-  Checkpoint(BlockConfig blocks, const std::filesystem::path& weights, std::nullptr_t)
-      : blocks_(std::move(blocks)), tensors_(weights) {
+  struct Loaded {
+    Json json;
+    std::string place;
+  };
+  static Loaded load(const std::filesystem::path& directory) {
+    const std::filesystem::path file = directory / "config.json";
+    return {parse_json(read_text(file, ModelLimits::file_bytes), file.string()), file.string()};
+  }
+
+  Checkpoint(const Loaded& loaded, TensorSet tensors, bool whole, std::optional<int> layer)
+      : place_(loaded.place), tensors_(std::move(tensors)) {
+    const ConfigReader config(loaded.json, place_);
+    blocks_ = read_block_config(config);
+    if (whole && is_language_model(blocks_.family)) model_ = read_model_config(config);
+    if (!whole) keep_one_layer(layer);
     find_layers();
     if (blocks_.moe_layers.empty())
       raise(IoError(tensors_.files()[0].path().string(), "model", "a layer with experts", "none"));
+    if (!whole) blocks_.moe_layers.resize(1);
     find_layout();
-    for (const int layer : blocks_.moe_layers) check_layer(layer);
+    for (const int moe_layer : blocks_.moe_layers) check_layer(moe_layer);
     default_format_ = experts(first_moe_layer()).type();
   }
 
@@ -127,6 +153,30 @@ class Checkpoint {
 
   // ---- what of the config this checkpoint has
 
+  /// The layer that was asked for, or else the first one whose gate is there.
+  void keep_one_layer(std::optional<int> layer) {
+    std::vector<int>& layers = blocks_.moe_layers;
+    const bool counted = !layers.empty() || blocks_.layers() > 0;
+    if (layer && counted && !blocks_.is_moe_layer(*layer))
+      raise(IoError(place_, "layer", concat("one with experts among the model's ", blocks_.layers()),
+                    std::to_string(*layer)));
+    if (layer) {
+      layers = {*layer};
+    } else {
+      const auto first = std::find_if(layers.begin(), layers.end(), [&](int l) { return has_any_gate(l); });
+      if (first != layers.end()) layers = {*first};
+    }
+  }
+  bool has_any_gate(int layer) const {
+    int first = 0;
+    for (const LayerStack& stack : blocks_.stacks) {
+      const int begin = std::exchange(first, first + stack.layers);
+      if (layer < begin || layer >= first) continue;
+      for (const std::string& prefix : stack.prefixes)
+        if (has_gate(prefix, layer - begin)) return true;
+    }
+    return false;
+  }
   /// Of each stack, the prefix that is there and how many layers; stacks that are not in the file at all have no layer.
   void find_layers() {
     int first = 0;
@@ -154,17 +204,14 @@ class Checkpoint {
   bool has_gate(const std::string& prefix, int layer) const {
     return tensors_.find(detail::tensor_name(prefix, layer) + blocks_.gate.weight[0]) != nullptr;
   }
-  /// The layers of a config that does not say how many: all that have a gate.
+  /// The layers of a config that does not say how many: all that have a gate, or the one that was asked for.
   void count_layers(LayerStack& stack) {
-    for (int i = 0; i < ModelLimits::layers; ++i) {
-      if (!has_gate(stack.prefixes[0], i)) continue;
-      blocks_.moe_layers.push_back(i);
-      stack.layers = i + 1;
-    }
-    if (stack.layers == 0) {
-      stack.layers = 1;
-      blocks_.moe_layers = {0};
-    }
+    std::vector<int>& layers = blocks_.moe_layers;
+    const bool asked = !layers.empty();
+    for (int i = 0; i < ModelLimits::layers && !asked; ++i)
+      if (has_gate(stack.prefixes[0], i)) layers.push_back(i);
+    if (layers.empty()) layers = {0};
+    stack.layers = layers.back() + 1;
   }
   void drop_missing_stacks() {
     int first = 0;
@@ -246,7 +293,8 @@ class Checkpoint {
     for (std::size_t i = 0; i < values.size(); ++i) {
       if (std::isfinite(values[i])) continue;
       const auto width = static_cast<std::size_t>(tensor.shape.empty() ? 1 : tensor.shape.back());
-      const std::string at = tensor.shape.size() < 2 ? concat("[", i, "]") : concat("[", i / width, ", ", i % width, "]");
+      const std::string at =
+          tensor.shape.size() < 2 ? concat("[", i, "]") : concat("[", i / width, ", ", i % width, "]");
       raise(IoError(tensors_.place(tensor), concat("element ", at), "a finite number", std::to_string(values[i])));
     }
   }
@@ -272,8 +320,10 @@ class Checkpoint {
     return {tensors_, blocks_.dense, layer_prefix(layer), {blocks_.hidden, blocks_.dense_ffn, true, false}, 1};
   }
 
-  BlockConfig blocks_;
+  std::string place_;  // of the config
   TensorSet tensors_;
+  BlockConfig blocks_;
+  std::optional<ModelConfig> model_;
   ElementType default_format_ = ElementType::float32;
 };
 

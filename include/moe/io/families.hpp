@@ -27,7 +27,7 @@ inline void read_decoder(const ConfigReader& config, BlockConfig& b, Keys ffn, i
 inline void read_mixtral_block(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"intermediate_size"});
   softmax_router(b, true);
-  mixtral_names(b);
+  name_as_mixtral(b);
 }
 
 /// Qwen's line: which layers have experts, and the names.
@@ -39,7 +39,7 @@ inline void read_qwen(const ConfigReader& config, BlockConfig& b, bool normalise
   filter.every("decoder_sparse_step");
   filter.without("mlp_only_layers");
   b.moe_layers = filter.layers();
-  qwen_names(b);
+  name_as_qwen(b);
 }
 inline void qwen_shared(const ConfigReader& config, BlockConfig& b) {
   shared_network(b, SharedConfig::Mixing::sigmoid, width(config, {"shared_expert_intermediate_size"}),
@@ -73,7 +73,7 @@ inline void read_mellum(const ConfigReader& config, BlockConfig& b) {
 inline void read_olmoe_block(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"intermediate_size"});
   softmax_router(b, config.flag_or(false, "norm_topk_prob"));
-  qwen_names(b);
+  name_as_qwen(b);
 }
 
 inline void read_jamba(const ConfigReader& config, BlockConfig& b) {
@@ -84,7 +84,7 @@ inline void read_jamba(const ConfigReader& config, BlockConfig& b) {
   LayerFilter filter(config, b.layers());
   filter.keep([&](int i) { return i % period == offset; });
   b.moe_layers = filter.layers();
-  qwen_names(b, "feed_forward.");
+  name_as_qwen(b, "feed_forward.");
   b.gate.weight = {"feed_forward.router.weight"};
 }
 
@@ -92,16 +92,16 @@ inline void read_hunyuan(const ConfigReader& config, BlockConfig& b) {
   const bool own_width = config.find({"moe_intermediate_size"}) != nullptr;
   read_decoder(config, b, {own_width ? "moe_intermediate_size" : "intermediate_size"});
   softmax_router(b, true);
-  qwen_names(b);
+  name_as_qwen(b);
   b.gate.weight = {"mlp.gate.wg.weight"};
   shared_experts(config, b, {"num_shared_expert"}, "mlp.shared_mlp.", 1);
 }
 
 inline void read_gpt_oss(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"intermediate_size"});
-  b.act = AnyGated{.kind = AnyGated::Kind::gpt_oss,
-                   .gpt_oss = {.alpha = factor(config, {"swiglu_alpha"}, 1.702),
-                               .limit = factor(config, {"swiglu_limit"}, 7)}};
+  b.act = AnyGated{
+      .kind = AnyGated::Kind::gpt_oss,
+      .gpt_oss = {.alpha = factor(config, {"swiglu_alpha"}, 1.702), .limit = factor(config, {"swiglu_limit"}, 7)}};
   b.biased = true;
   b.gate.weight = {"mlp.router.weight"};
   b.gate.bias = "mlp.router.bias";
@@ -124,8 +124,8 @@ inline void read_granite_shared(const ConfigReader& config, BlockConfig& b) {
   read_granite(config, b);
   NetworkTensors shared = fused("shared_mlp.input_linear.weight", "shared_mlp.output_linear.weight");
   shared.experts = NetworkTensors::Experts::own_tensors;
-  shared_network(b, SharedConfig::Mixing::add,
-                 config.integer_or(0, "shared_intermediate_size", 0, ModelLimits::width), shared);
+  shared_network(b, SharedConfig::Mixing::add, config.integer_or(0, "shared_intermediate_size", 0, ModelLimits::width),
+                 shared);
 }
 
 inline void read_aria(const ConfigReader& config, BlockConfig& b) {
@@ -141,7 +141,7 @@ inline void read_cohere2(const ConfigReader& config, BlockConfig& b) {
     b.router.score = Score::sigmoid;
     b.router.normalise = sum_if(config.flag_or(true, "norm_topk_prob"));
   }
-  qwen_names(b);
+  name_as_qwen(b);
   shared_experts(config, b, {"num_shared_experts"}, "mlp.shared_experts.");
   const std::string how = config.text_or("average", {"shared_expert_combination_strategy"});
   if (how != "sum" && how != "average")
@@ -177,7 +177,7 @@ inline void read_phimoe(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"intermediate_size"});
   b.router.kind = RouterConfig::Kind::sparse_mixer;
   b.router.jitter = factor(config, {"router_jitter_noise"}, 0.01);
-  mixtral_names(b);
+  name_as_mixtral(b);
 }
 
 inline void read_gemma4(const ConfigReader& config, BlockConfig& b) {
@@ -204,7 +204,7 @@ inline void read_deepseek_v2(const ConfigReader& config, BlockConfig& b) {
   } else if (method != "greedy") {
     config.refuse("topk_method", "\"greedy\" or \"group_limited_greedy\"", in_quotes(method));
   }
-  qwen_names(b);
+  name_as_qwen(b);
   shared_experts(config, b, {"n_shared_experts"}, "mlp.shared_experts.");
 }
 
@@ -214,7 +214,7 @@ inline void read_mistral4(const ConfigReader& config, BlockConfig& b) {
   b.router.groups = read_groups(config, b, GroupLimit::By::two_best, GroupLimit::Others::zero);
   b.router.normalise = sum_if(config.flag_or(true, "norm_topk_prob"), 1e-20f);
   b.router.scale = factor(config, {"routed_scaling_factor"});
-  qwen_names(b);
+  name_as_qwen(b);
   shared_experts(config, b, {"n_shared_experts"}, "mlp.shared_experts.");
 }
 
@@ -230,7 +230,7 @@ inline void read_ernie4_5(const ConfigReader& config, BlockConfig& b) {
   b.router.score = Score::softmax;
   b.router.bias = "mlp.moe_statics.e_score_correction_bias";
   b.router.normalise = Normalisation::by_sum(0, factor(config, {"moe_norm_min"}, 1e-12));
-  qwen_names(b);
+  name_as_qwen(b);
   shared_experts(config, b, {"moe_num_shared_experts"}, "mlp.shared_experts.");
 }
 
@@ -240,7 +240,7 @@ inline void read_longcat(const ConfigReader& config, BlockConfig& b) {
   b.router.score = Score::softmax;
   b.router.bias = "mlp.router.e_score_correction_bias";
   b.router.scale = factor(config, {"routed_scaling_factor"});
-  qwen_names(b);
+  name_as_qwen(b);
   b.gate.weight = {"mlp.router.classifier.weight"};
   if (config.flag_or(false, "router_bias")) b.gate.bias = "mlp.router.classifier.bias";
 }
@@ -276,7 +276,7 @@ inline void read_deepseek_line(const ConfigReader& config, BlockConfig& b, int d
                  factor(config, {"routed_scaling_factor"}));
   b.router.score = read_score(config, {"scoring_func", "score_function", "moe_router_activation_func"}, "sigmoid");
   b.router.groups = read_groups(config, b, GroupLimit::By::two_best, GroupLimit::Others::excluded);
-  qwen_names(b);
+  name_as_qwen(b);
   shared_experts(config, b, {"n_shared_experts", "num_shared_experts"}, "mlp.shared_experts.");
 }
 inline void read_deepseek_v3(const ConfigReader& config, BlockConfig& b) { read_deepseek_line(config, b, 0); }
@@ -296,7 +296,7 @@ inline void read_bailing(const ConfigReader& config, BlockConfig& b) {
 }
 inline void read_kimi_linear(const ConfigReader& config, BlockConfig& b) {
   read_deepseek_line(config, b, 1);
-  mixtral_names(b);
+  name_as_mixtral(b);
   b.router.bias = "block_sparse_moe.gate.e_score_correction_bias";
   if (b.shared.mixing != SharedConfig::Mixing::none) b.shared.tensors = projections("block_sparse_moe.shared_experts.");
 }
@@ -312,13 +312,13 @@ inline void read_nemotron_h(const ConfigReader& config, BlockConfig& b) {
                  factor(config, {"routed_scaling_factor"}));
   b.router.groups = read_groups(config, b, GroupLimit::By::two_best, GroupLimit::Others::excluded);
   const std::string pattern = config.text_or("", {"hybrid_override_pattern"});
-  const std::vector<std::string> types = config.texts(config.find({"layers_block_type"}) ? "layers_block_type"
-                                                                                         : "layer_types");
+  const std::vector<std::string> types =
+      config.texts(config.find({"layers_block_type"}) ? "layers_block_type" : "layer_types");
   const std::size_t listed = types.empty() ? pattern.size() : types.size();
   if (listed > static_cast<std::size_t>(ModelLimits::layers))
     config.refuse("layers_block_type", concat("at most ", ModelLimits::layers, " layers"), std::to_string(listed));
-  const int layers = listed != 0 ? static_cast<int>(listed)
-                                 : config.integer({"num_hidden_layers"}, 1, ModelLimits::layers);
+  const int layers =
+      listed != 0 ? static_cast<int>(listed) : config.integer({"num_hidden_layers"}, 1, ModelLimits::layers);
   b.stacks = {{layers, {"backbone.layers.{i}.", "model.layers.{i}.", "layers.{i}."}}};
   LayerFilter filter(config, layers);
   filter.keep([&](int i) {
@@ -345,7 +345,7 @@ inline void read_afmoe(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"moe_intermediate_size"});
   sigmoid_router(b, "mlp.expert_bias", sum_if(config.flag_or(true, "route_norm"), 1e-20f),
                  factor(config, {"route_scale"}));
-  qwen_names(b);
+  name_as_qwen(b);
   b.gate.weight = {"mlp.router.gate.weight"};
   shared_experts(config, b, {"num_shared_experts"}, "mlp.shared_experts.");
 }
@@ -353,7 +353,7 @@ inline void read_hy_v3(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"moe_intermediate_size"}, 1);
   sigmoid_router(b, "mlp.expert_bias", Normalisation::by_sum(1e-20f),
                  factor(config, {"router_scaling_factor", "routed_scaling_factor"}));
-  qwen_names(b);
+  name_as_qwen(b);
   b.gate.weight = {"mlp.router.gate.weight"};
   shared_experts(config, b, {"num_shared_experts"}, "mlp.shared_mlp.", 1);
 }
@@ -361,13 +361,13 @@ inline void read_lfm2_moe(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"moe_intermediate_size"});
   sigmoid_router(b, config.flag_or(true, "use_expert_bias") ? "feed_forward.expert_bias" : "",
                  sum_if(config.flag_or(true, "norm_topk_prob"), 1e-6f), factor(config, {"routed_scaling_factor"}));
-  mixtral_names(b, "feed_forward.");
+  name_as_mixtral(b, "feed_forward.");
 }
 
 inline void read_minimax_m2(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"intermediate_size"});
   sigmoid_router(b, "block_sparse_moe.e_score_correction_bias", Normalisation::by_sum(), 1);
-  mixtral_names(b);
+  name_as_mixtral(b);
 }
 inline void read_minimax_m3(const ConfigReader& config, BlockConfig& b) {
   b.hidden = width(config, {"hidden_size"});
@@ -375,13 +375,12 @@ inline void read_minimax_m3(const ConfigReader& config, BlockConfig& b) {
   read_experts_and_picks(config, b);
   read_decoder_layers(config, b);
   sigmoid_router(b, "block_sparse_moe.e_score_correction_bias", Normalisation::by_sum(), 1);
-  mixtral_names(b);
-  b.act = b.shared_act = AnyGated{.kind = AnyGated::Kind::gpt_oss,
-                                  .gpt_oss = {.alpha = factor(config, {"swiglu_alpha"}, 1.702),
-                                              .limit = factor(config, {"swiglu_limit"}, 7)}};
+  name_as_mixtral(b);
+  b.act = b.shared_act = AnyGated{
+      .kind = AnyGated::Kind::gpt_oss,
+      .gpt_oss = {.alpha = factor(config, {"swiglu_alpha"}, 1.702), .limit = factor(config, {"swiglu_limit"}, 7)}};
   b.output_scale = factor(config, {"routed_scaling_factor"});
-  shared_network(b, SharedConfig::Mixing::add,
-                 config.integer_or(0, "shared_intermediate_size", 0, ModelLimits::width),
+  shared_network(b, SharedConfig::Mixing::add, config.integer_or(0, "shared_intermediate_size", 0, ModelLimits::width),
                  projections("block_sparse_moe.shared_experts."));
 }
 inline void read_laguna(const ConfigReader& config, BlockConfig& b) {
@@ -390,7 +389,7 @@ inline void read_laguna(const ConfigReader& config, BlockConfig& b) {
   b.router.logits.softcap = factor(config, {"moe_router_logit_softcapping"}, 0);
   b.output_scale = factor(config, {"moe_routed_scaling_factor"});
   if (config.flag_or(false, "moe_apply_router_weight_on_input")) b.weight_on = WeightOn::input;
-  qwen_names(b);
+  name_as_qwen(b);
   shared_network(b, SharedConfig::Mixing::add, width(config, {"shared_expert_intermediate_size"}),
                  projections("mlp.shared_expert."));
 }
@@ -468,8 +467,7 @@ inline void read_deepseek_v4(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"moe_intermediate_size"});
   b.stacks[0].prefixes = {"layers.{i}.", "model.layers.{i}."};
   if (const float limit = factor(config, {"swiglu_limit"}, 0); limit > 0) {
-    b.act = b.shared_act =
-        AnyGated{.kind = AnyGated::Kind::input_clamped, .input_clamped = {.limit = limit}};
+    b.act = b.shared_act = AnyGated{.kind = AnyGated::Kind::input_clamped, .input_clamped = {.limit = limit}};
   }
   sigmoid_router(b, "ffn.gate.bias", Normalisation::by_sum(1e-20f), factor(config, {"routed_scaling_factor"}, 1.5));
   b.router.score = read_score(config, {"scoring_func"}, "sqrtsoftplus");
@@ -481,7 +479,7 @@ inline void read_deepseek_v4(const ConfigReader& config, BlockConfig& b) {
   }
   b.router.table = "ffn.gate.tid2eid";
   if (!b.router.hash_layers.empty()) b.router.vocab = config.integer({"vocab_size"}, 1, ModelLimits::vocab);
-  mixtral_names(b, "ffn.");
+  name_as_mixtral(b, "ffn.");
   shared_experts(config, b, {"n_shared_experts"}, "ffn.shared_experts.");
   b.shared.tensors = numbered("ffn.shared_experts.");
 }
@@ -536,15 +534,16 @@ inline void read_nllb_moe(const ConfigReader& config, BlockConfig& b) {
     b.router.kind = RouterConfig::Kind::capacity;
     if (config.flag_or(false, "batch_prioritized_routing"))
       config.refuse("batch_prioritized_routing", "false where rows are turned away", "true");
-    if (part > 0) b.router.capacity_of_rows = part;
-    else b.router.capacity = config.integer_or(64, "expert_capacity", 1, ModelLimits::positions);
+    if (part > 0)
+      b.router.capacity_of_rows = part;
+    else
+      b.router.capacity = config.integer_or(64, "expert_capacity", 1, ModelLimits::positions);
     b.router.renormalise_left = !config.flag_or(false, "normalize_router_prob_before_dropping");
   }
   b.output_scale = 1 - factor(config, {"moe_token_dropout"}, 0.2);
-  encoder_decoder(config, b, {"encoder_layers"}, {"decoder_layers"},
-                  {"model.encoder.layers.{i}.", "encoder.layers.{i}."},
-                  {"model.decoder.layers.{i}.", "decoder.layers.{i}."},
-                  [](int i, int step) { return (i + 1) % step == 0; });
+  encoder_decoder(
+      config, b, {"encoder_layers"}, {"decoder_layers"}, {"model.encoder.layers.{i}.", "encoder.layers.{i}."},
+      {"model.decoder.layers.{i}.", "decoder.layers.{i}."}, [](int i, int step) { return (i + 1) % step == 0; });
   std::vector<int> widths(static_cast<std::size_t>(b.stacks[0].layers), width(config, {"encoder_ffn_dim"}));
   widths.resize(static_cast<std::size_t>(std::max(b.layers(), 1)),
                 config.integer_or(widths[0], "decoder_ffn_dim", 1, ModelLimits::width));
@@ -568,7 +567,7 @@ inline void read_adamoe(const ConfigReader& config, BlockConfig& b) {
   b.router.kind = RouterConfig::Kind::null_experts;
   layers_if_any(config, b, decoder_prefixes());
   b.moe_layers = LayerFilter(config, b.layers()).layers();
-  mixtral_names(b);
+  name_as_mixtral(b);
   b.gate.weight.push_back("block_sparse_moe.gate2.weight");
 }
 inline void read_pr_moe(const ConfigReader& config, BlockConfig& b) {
@@ -602,6 +601,8 @@ inline constexpr BlockFamily block_families[]{
     {"qwen3_next", read_qwen3_next},
     {"qwen3_5_moe", read_qwen3_5_moe},
     {"qwen3_5_moe_text", read_qwen3_5_moe},
+    {"qwen4_exp", read_qwen3_next},
+    {"qwen4_exp_text", read_qwen3_next},
     {"qwen3_vl_moe", read_qwen3_vl_moe},
     {"qwen3_vl_moe_text", read_qwen3_vl_moe},
     {"mellum", read_mellum},

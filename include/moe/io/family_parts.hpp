@@ -231,13 +231,13 @@ inline NetworkTensors ungated(const std::string& prefix, const char* up, const c
 }
 
 /// Gate and experts below `block` as Qwen names them; also stacked, as transformers 5 keeps them in memory.
-inline void qwen_names(BlockConfig& b, const std::string& block = "mlp.") {
+inline void name_as_qwen(BlockConfig& b, const std::string& block = "mlp.") {
   b.gate.weight = {concat(block, "gate.weight")};
   b.experts = {projections(concat(block, "experts.{e}.")),
                fused(concat(block, "experts.gate_up_proj"), concat(block, "experts.down_proj"))};
 }
 /// Gate and experts as Mixtral names them.
-inline void mixtral_names(BlockConfig& b, const std::string& block = "block_sparse_moe.") {
+inline void name_as_mixtral(BlockConfig& b, const std::string& block = "block_sparse_moe.") {
   b.gate.weight = {concat(block, "gate.weight")};
   b.experts = {numbered(concat(block, "experts.{e}.")),
                fused(concat(block, "experts.gate_up_proj"), concat(block, "experts.down_proj"))};

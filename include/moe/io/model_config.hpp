@@ -211,11 +211,15 @@ inline std::string_view family_name(Family family) {
       ->model_type;
 }
 
-/// Parses and validates the text of a config.json: keys as published on the hub or as transformers 5 writes them.
-/// Throws `IoError` that names `file_name`, the key, what was expected and what was found.
-inline ModelConfig parse_model_config(std::string_view text, std::string_view file_name) {
-  const Json root = parse_json(text, file_name);
-  const ConfigReader config(root, std::string(file_name));
+/// Whether a `model_type` is one of the families above.
+inline bool is_language_model(std::string_view model_type) {
+  return std::any_of(detail::family_rows.begin(), detail::family_rows.end(),
+                     [&](const detail::FamilyRow& row) { return row.model_type == model_type; });
+}
+
+/// Reads and validates a config: keys as published on the hub or as transformers 5 writes them.
+/// Throws `IoError` that names the file, the key, what was expected and what was found.
+inline ModelConfig read_model_config(const ConfigReader& config) {
   const detail::FamilyRow& row = detail::family_row(config);
   ModelConfig model;
   model.family = row.family;
@@ -231,6 +235,10 @@ inline ModelConfig parse_model_config(std::string_view text, std::string_view fi
   return model;
 }
 
+inline ModelConfig parse_model_config(std::string_view text, std::string_view file_name) {
+  const Json root = parse_json(text, file_name);
+  return read_model_config(ConfigReader(root, std::string(file_name)));
+}
 /// Reads and validates a config.json of at most `ModelLimits::file_bytes`.
 inline ModelConfig load_model_config(const std::filesystem::path& file) {
   return parse_model_config(read_text(file, ModelLimits::file_bytes), file.string());

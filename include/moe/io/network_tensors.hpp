@@ -243,8 +243,7 @@ class NetworkReader {
     mxfp4 block;
     for (std::size_t b = 0; b < scales.size(); ++b, to += 32) {
       block.scale.bits = std::to_integer<std::uint8_t>(scales[b]);
-      for (std::size_t i = 0; i < 16; ++i)
-        block.codes[i].bits = std::to_integer<std::uint8_t>(blocks[16 * b + i]);
+      for (std::size_t i = 0; i < 16; ++i) block.codes[i].bits = std::to_integer<std::uint8_t>(blocks[16 * b + i]);
       format_traits<mxfp4>::decode(block, to);
     }
   }
@@ -257,7 +256,8 @@ class NetworkReader {
     const std::ptrdiff_t up_begin = both.row_stride * (halves ? shape_.ffn : 1);
     if (!halves) gate.row_stride *= 2;
     up = gate;
-    up.data = static_cast<const std::byte*>(both.data) + up_begin * static_cast<std::ptrdiff_t>(element_bytes(both.type));
+    up.data =
+        static_cast<const std::byte*>(both.data) + up_begin * static_cast<std::ptrdiff_t>(element_bytes(both.type));
   }
 
   /// Gate, up and down biases, one behind the other.

@@ -61,8 +61,10 @@ struct RoundedTop {
 
 /// Reuse of routing by approximate keys, error-controlled (Finamore et al. 2022, "Error-controlled approximate-key
 /// caching", auto-refresh). A key's entry is computed anew at every `interval`-th look-up. If the same experts come
-/// out, the interval grows by `beta`; else it begins at 1 again. What the checks find, weighed by the answers that each
-/// stands for, estimates the share of wrong answers; when it exceeds `target`, all intervals halve.
+/// out, the interval grows by `beta`; else it begins at 1 again, and the key must give the same experts 1 / target
+/// times in a row before it grows (ours: a key that has been wrong must show that it is wrong more seldom than
+/// `target`). What the checks find, weighed by the answers that each stands for, estimates the share of wrong answers;
+/// when it exceeds `target`, all intervals halve.
 ///
 /// With beta = 1 every answer is computed, and nothing changes. Otherwise weights, and rarely ids, are those of an
 /// earlier row with the same key: good for guesses (`MoELayer::prefetch`), and for results only if you measured what it
@@ -91,6 +93,7 @@ class ApproximateKeyCache {
     constexpr const char* where = "moe::ApproximateKeyCache";
     if (options.entries < 1) raise(Error(where, "entries", "at least 1", std::to_string(options.entries)));
     if (options.slots < 1) raise(Error(where, "slots", "at least 1", std::to_string(options.slots)));
+    if (!(options.target > 0)) raise(Error(where, "target", "above 0", std::to_string(options.target)));
     if (!(options.beta >= 1)) raise(Error(where, "beta", "at least 1", std::to_string(options.beta)));
     entries_.resize(static_cast<std::size_t>(options.entries));
     slots_.resize(entries_.size() * static_cast<std::size_t>(options.slots));
@@ -108,8 +111,7 @@ class ApproximateKeyCache {
     if (known)
       check(entry, same_experts(entry, at, out.first(n)));
     else
-      entry.interval = 1;
-    entry.key = key;
+      entry = {.key = key, .interval = 1};
     entry.served = 0;
     entry.halvings = statistics_.halvings;
     remember(entry, at, out.first(n));
@@ -124,6 +126,7 @@ class ApproximateKeyCache {
   struct Entry {
     std::uint64_t key = 0, halvings = 0;
     double interval = 0;  // 0: empty
+    double doubt = 0;     // checks that must agree before the interval grows
     int served = 0;       // look-ups since it was computed
     int count = 0;
   };
@@ -157,8 +160,15 @@ class ApproximateKeyCache {
     const double now = interval(entry);
     ++statistics_.checks;
     statistics_.wrong += same ? 0u : 1u;
-    const double grown = (now < 1 ? 1 : now) * options_.beta;
-    entry.interval = same ? (grown < options_.longest ? grown : options_.longest) : 1;
+    if (!same) {
+      entry.interval = 1;
+      entry.doubt = 1 / options_.target;
+    } else if (entry.doubt >= 1) {
+      entry.doubt -= 1;
+    } else {
+      const double grown = (now < 1 ? 1 : now) * options_.beta;
+      entry.interval = grown < options_.longest ? grown : options_.longest;
+    }
     learn(same ? 0.0 : 1.0, entry.served - 1);
   }
   /// One check stands for the answers that were given since the one before.
