@@ -8,6 +8,7 @@
 #include <limits>
 #include <moe/io/text.hpp>
 #include <numeric>
+#include <span>
 
 #include "progress.hpp"
 
@@ -44,11 +45,20 @@ moe::Cpu CpuOptions::cpu() const {
 }
 
 void ModelOptions::add_to(CLI::App& app) {
+  add_without_policy(app);
+  app.add_option("--policy", policy,
+                 "Who chooses the experts: trained, topK, nulls:shift=X, sensitivity:file=S.json[,T=X][,when=decode], "
+                 "skip:file=S.json, pruned:keep=N,file=S.json (or seed=N); S.json is written by calibrate_sensitivity")
+      ->capture_default_str();
+}
+
+void ModelOptions::add_without_policy(CLI::App& app) {
   app.add_option("--model", model, "Directory with config.json and safetensors (Mixtral, Qwen3-MoE, OLMoE)")
       ->required();
   app.add_option("--storage", storage, "Where the experts live: resident, or cached:BYTES as in cached:64M")
       ->capture_default_str();
   app.add_option("--format", format, "Weights of the experts: f32, bf16, f16 or q8_0 (default: as stored)");
+  app.add_option("--adamoe", adamoe, "Directory of what makes an AdaMoE of the model: config.json, adamoe.safetensors");
   cpu.add_to(app);
   app.add_flag("--json", json, "Print one JSON object for machines");
 }
@@ -56,13 +66,16 @@ void ModelOptions::add_to(CLI::App& app) {
 engine::Options ModelOptions::parse() const {
   engine::Options options{engine::storage_from_text(storage), {}, cpu.cpu()};
   if (!format.empty()) options.format = engine::format_from_name(format);
+  options.adamoe = adamoe;
   return options;
 }
 
 engine::Model ModelOptions::load() const {
   const engine::Options options = parse();
   Progress progress("loading");
-  return engine::Model(model, options, [&](int done, int total) { progress.show(done, total); });
+  engine::Model loaded(model, options, [&](int done, int total) { progress.show(done, total); });
+  loaded.experts().set_policy(engine::policy_from_text(policy, loaded.config()));
+  return loaded;
 }
 
 void require_bytes_as_tokens(const moe::io::ModelConfig& config, const std::string& instead) {
@@ -153,6 +166,24 @@ std::string json_text(const Json& value) { return value.dump(1, ' ', false, Json
 
 std::string read_file(const std::string& path) {
   return moe::io::read_text(path, std::numeric_limits<std::uint32_t>::max());
+}
+
+std::vector<int> read_tokens(const std::string& path, std::size_t least) {
+  const std::string text = read_file(path);
+  if (text.size() < least) {
+    moe::raise(
+        moe::IoError(path, "text", "at least " + std::to_string(least) + " bytes", std::to_string(text.size())));
+  }
+  std::vector<int> tokens;
+  tokens.reserve(text.size());
+  for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
+  return tokens;
+}
+
+void write_file(const std::string& path, const std::string& text) {
+  moe::io::OutputFile file(path);
+  file.write(std::as_bytes(std::span(text)));
+  file.commit();
 }
 
 }  // namespace programs

@@ -6,6 +6,7 @@
 #include <functional>
 #include <moe/io/json.hpp>
 #include <string>
+#include <vector>
 
 #include "model.hpp"
 #include "options.hpp"
@@ -26,13 +27,15 @@ struct CpuOptions {
   moe::Cpu cpu() const;
 };
 
-/// --model and how it is held.
+/// --model, how it is held, and who chooses its experts.
 struct ModelOptions {
-  std::string model, storage = "resident", format;
+  std::string model, storage = "resident", format, adamoe, policy = "trained";
   CpuOptions cpu;
   bool json = false;
 
   void add_to(CLI::App& app);
+  /// Without --policy, for programs that set policies themselves.
+  void add_without_policy(CLI::App& app);
   engine::Options parse() const;
   /// Loads with a progress bar.
   engine::Model load() const;
@@ -54,6 +57,10 @@ std::string json_text(const Json& value);
 
 /// The whole file. Throws moe::IoError.
 std::string read_file(const std::string& path);
+/// The bytes of a text as tokens. Throws moe::IoError, also for a text of fewer than `least` bytes.
+std::vector<int> read_tokens(const std::string& path, std::size_t least);
+/// Replaces the file once all of it is written. Throws moe::IoError.
+void write_file(const std::string& path, const std::string& text);
 
 class Stopwatch {
  public:

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "command_line.hpp"
+#include "contrast.hpp"
 #include "progress.hpp"
 #include "sampling.hpp"
 #include "sequence.hpp"
@@ -16,8 +17,31 @@ namespace {
 
 using namespace programs;
 
+/// --self-contrast
+struct ContrastArguments {
+  bool wanted = false;
+  engine::ContrastOptions options;
+  std::string strong = "trained", weak = "rank2";
+
+  void add_to(CLI::App& app) {
+    app.add_flag("--self-contrast", wanted, "Contrast the model with a weak routing of itself (SCMoE)");
+    app.add_option("--alpha", options.alpha, "Cuts off tokens less likely than this share of the likeliest")
+        ->capture_default_str();
+    app.add_option("--beta", options.beta, "How much of the weak routing's logits is taken off")->capture_default_str();
+    app.add_option("--weak", weak, "The weak routing: rankR, random, topK or pX")->capture_default_str();
+    app.add_option("--strong", strong, "The strong one: trained, or as --weak")->capture_default_str();
+  }
+  engine::TwoStreams rules() const {
+    return {strong == "trained" ? moe::StreamRule{} : engine::rule_from_text(strong), engine::rule_from_text(weak)};
+  }
+  Json json() const {
+    return {{"alpha", options.alpha}, {"beta", options.beta}, {"strong", strong}, {"weak", weak}};
+  }
+};
+
 struct Arguments {
   ModelOptions model;
+  ContrastArguments contrast;
   std::optional<std::string> prompt;
   std::string token_file, logits_file;
   std::optional<int> tokens;
@@ -26,6 +50,7 @@ struct Arguments {
 
   void add_to(CLI::App& app) {
     model.add_to(app);
+    contrast.add_to(app);
     app.add_option("--prompt", prompt, "Text to go on from; its bytes are the tokens");
     app.add_option("--token-ids", token_file, "File of token ids to go on from, decimal, separated by white space");
     app.add_option("--tokens", tokens, "Tokens to generate (default: 200, or none with --logits)")
@@ -83,17 +108,23 @@ class Generation {
   Generation(const Arguments& arguments, engine::Model& model)
       : arguments_(arguments),
         model_(model),
-        sequence_(model),
         sampler_(arguments.temperature, arguments.seed),
         given_(given_tokens(arguments, model.config())),
         bytes_(model.config().vocab == 256),
-        count_(arguments.tokens.value_or(arguments.logits_file.empty() ? 200 : 0)) {}
+        count_(arguments.tokens.value_or(arguments.logits_file.empty() ? 200 : 0)) {
+    if (arguments.contrast.wanted) {
+      contrast_.emplace(model, arguments.contrast.options);
+    } else {
+      sequence_.emplace(model);
+    }
+    (contrast_ ? contrast_->streams() : *sequence_).set_seed(arguments.seed);
+  }
 
   void run() {
     const Stopwatch watch;
     const bool all = !arguments_.logits_file.empty();
     const engine::ConstRows logits =
-        sequence_.append(given_, all ? engine::LogitsOf::every_token : engine::LogitsOf::last_token);
+        append(given_, all ? engine::LogitsOf::every_token : engine::LogitsOf::last_token);
     given_seconds_ = watch.seconds();
     if (all) write_logits(arguments_.logits_file, logits);
     if (count_ > 0) emit(given_);
@@ -102,6 +133,9 @@ class Generation {
   void report() const { arguments_.model.json ? print_json() : print_text(); }
 
  private:
+  engine::ConstRows append(std::span<const int> tokens, engine::LogitsOf which) {
+    return contrast_ ? contrast_->append(tokens, which) : sequence_->append(tokens, which);
+  }
   void go_on(engine::ConstRows logits) {
     Progress progress("generating");
     const Stopwatch watch;
@@ -112,7 +146,7 @@ class Generation {
       generated_.push_back(token);
       emit({&generated_.back(), 1});
       if (arguments_.model.json) progress.show(i, count_);
-      if (i + 1 < count_) logits = sequence_.append({&generated_.back(), 1}, engine::LogitsOf::last_token);
+      if (i + 1 < count_) logits = append({&generated_.back(), 1}, engine::LogitsOf::last_token);
     }
     seconds_ = watch.seconds();
   }
@@ -148,6 +182,8 @@ class Generation {
     out["model"] = arguments_.model.model;
     out["family"] = moe::io::family_name(model_.config().family);
     out["storage"] = arguments_.model.storage;
+    out["policy"] = arguments_.model.policy;
+    if (contrast_) out["self_contrast"] = arguments_.contrast.json();
     if (arguments_.prompt) out["prompt"] = *arguments_.prompt;
     out["text"] = text_of(generated_);
     out["token_ids"] = generated_;
@@ -164,7 +200,8 @@ class Generation {
 
   const Arguments& arguments_;
   engine::Model& model_;
-  engine::Sequence sequence_;
+  std::optional<engine::Sequence> sequence_;
+  std::optional<engine::ContrastSequence> contrast_;
   engine::Sampler sampler_;
   std::vector<int> given_, generated_;
   bool bytes_;
@@ -180,6 +217,10 @@ int main(int argc, char** argv) {
   arguments.add_to(app);
   return programs::run(app, argc, argv, [&] {
     engine::Model model = arguments.model.load();
+    if (arguments.contrast.wanted) {
+      if (arguments.model.policy != "trained") moe::raise(moe::Error("give either --self-contrast or --policy"));
+      model.experts().set_policy(arguments.contrast.rules());
+    }
     Generation generation(arguments, model);
     generation.run();
     generation.report();

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "command_line.hpp"
+#include "loss.hpp"
 #include "progress.hpp"
 #include "sequence.hpp"
 
@@ -45,14 +46,6 @@ struct Windows {
   }
 };
 
-/// -log2 softmax(logits)[token]
-double bits(moe::Row<const float> logits, int token) {
-  const auto largest = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-  return (std::log(sum) + largest - static_cast<double>(logits[token])) / std::log(2.0);
-}
-
 struct Score {
   double bits = 0, seconds = 0;
   std::int64_t scored = 0, tokens = 0, windows = 0;
@@ -65,7 +58,7 @@ void score_window(std::span<const int> window, std::size_t first_scored, engine:
   sequence.restart();
   const engine::ConstRows logits = sequence.append(window.first(window.size() - 1), engine::LogitsOf::every_token);
   for (std::size_t i = first_scored; i < window.size(); ++i) {
-    score.bits += bits(logits.row(static_cast<int>(i) - 1), window[i]);
+    score.bits += engine::bits(logits.row(static_cast<int>(i) - 1), window[i]);
   }
   score.scored += static_cast<std::int64_t>(window.size() - first_scored);
   score.tokens += static_cast<std::int64_t>(window.size()) - 1;
@@ -103,6 +96,7 @@ void print_json(const Score& score, const Windows& windows, const engine::Model&
   out["family"] = moe::io::family_name(model.config().family);
   out["storage"] = arguments.model.storage;
   out["text"] = arguments.text;
+  out["policy"] = arguments.model.policy;
   out["bits_per_byte"] = score.bits_per_byte();
   out["scored_bytes"] = score.scored;
   out["windows"] = score.windows;
@@ -111,15 +105,6 @@ void print_json(const Score& score, const Windows& windows, const engine::Model&
   out["seconds"] = score.seconds;
   out["tokens_per_second"] = score.tokens_per_second();
   std::cout << json_text(out) << "\n";
-}
-
-std::vector<int> bytes_of(const std::string& path) {
-  const std::string text = read_file(path);
-  if (text.size() < 2) moe::raise(moe::IoError(path, "text", "at least 2 bytes", std::to_string(text.size())));
-  std::vector<int> tokens;
-  tokens.reserve(text.size());
-  for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
-  return tokens;
 }
 
 }  // namespace
@@ -132,7 +117,7 @@ int main(int argc, char** argv) {
   Arguments arguments;
   arguments.add_to(app);
   return programs::run(app, argc, argv, [&] {
-    const std::vector<int> text = bytes_of(arguments.text);
+    const std::vector<int> text = read_tokens(arguments.text, 2);
     const engine::Model model = arguments.model.load();
     require_bytes_as_tokens(model.config(), "bits per byte cannot be measured");
     const Windows windows(arguments, model.config());
