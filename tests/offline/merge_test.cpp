@@ -94,17 +94,23 @@ TEST_CASE("hidden units of a permuted copy are found again") {
   }
 }
 
-TEST_CASE("hidden units with the same rows are told apart by their columns of down") {
+TEST_CASE("hidden units are told apart by whichever of their weights differ") {
   oracle::Random random(8);
   CAPTURE(random.seed);
-  const moe::ExpertShape s{19, 14, false, false};
-  const std::vector<float> row = random.reals(s.hidden), down = random.reals(s.hidden * s.ffn);
-  moe::ExpertMatrices m;
-  m.up = moe::Matrix(row.data(), moe::ElementType::float32, s.ffn, s.hidden, 0, 1);
-  m.down = moe::Matrix(down.data(), s.hidden, s.ffn);
-  const std::vector<int> order = shuffled(random, s.ffn);
-  const std::vector<int> found = moe::align_hidden_units(s, m, Permuted(s, m, order).matrices);
-  for (int u = 0; u < s.ffn; ++u) CHECK(order[static_cast<std::size_t>(found[static_cast<std::size_t>(u)])] == u);
+  const moe::ExpertShape s{19, 14};
+  const std::vector<float> one = random.reals(s.hidden), all = random.reals(s.hidden * s.ffn);
+  const auto equal_rows = moe::Matrix(one.data(), moe::ElementType::float32, s.ffn, s.hidden, 0, 1);
+  const auto own_rows = moe::Matrix(all.data(), s.ffn, s.hidden);
+  for (int differs = 0; differs < 3; ++differs) {
+    CAPTURE(differs);
+    moe::ExpertMatrices m;
+    m.gate = differs == 0 ? own_rows : equal_rows;
+    m.up = differs == 1 ? own_rows : equal_rows;
+    m.down = (differs == 2 ? own_rows : equal_rows).transposed();
+    const std::vector<int> order = shuffled(random, s.ffn);
+    const std::vector<int> found = moe::align_hidden_units(s, m, Permuted(s, m, order).matrices);
+    for (int u = 0; u < s.ffn; ++u) CHECK(order[static_cast<std::size_t>(found[static_cast<std::size_t>(u)])] == u);
+  }
 }
 
 TEST_CASE("an expert merged with a permuted copy of itself is itself") {

@@ -17,39 +17,54 @@ struct Scatter {
   std::vector<double> between, within;  // [N]
 };
 
+namespace detail {
+
+/// Rows of each class, and the scatter of one channel at a time.
+class ClassMeans {
+ public:
+  /// Throws Error if a class is negative.
+  explicit ClassMeans(std::span<const int> classes) : classes_(classes) {
+    for (const int c : classes) {
+      if (c < 0) raise(Error("moe::class_scatter", "class of a row", "0 or more", std::to_string(c)));
+      if (static_cast<std::size_t>(c) >= size_.size()) size_.resize(static_cast<std::size_t>(c) + 1);
+      ++size_[static_cast<std::size_t>(c)];
+    }
+    mean_.resize(size_.size());
+  }
+
+  void add_channel(View<const float> responses, int channel, Scatter& to) {
+    const auto response = [&](int t) { return static_cast<double>(responses.row(t)[channel]); };
+    std::fill(mean_.begin(), mean_.end(), 0.0);
+    double overall = 0, between = 0, within = 0;
+    for (int t = 0; t < responses.rows; ++t) {
+      mean_[class_of(t)] += response(t) / size_[class_of(t)];
+      overall += response(t) / responses.rows;
+    }
+    for (std::size_t c = 0; c < mean_.size(); ++c)
+      if (size_[c] > 0) between += size_[c] * (mean_[c] - overall) * (mean_[c] - overall);
+    for (int t = 0; t < responses.rows; ++t) {
+      const double shift = response(t) - mean_[class_of(t)];
+      within += shift * shift;
+    }
+    to.between.push_back(between);
+    to.within.push_back(within);
+  }
+
+ private:
+  std::size_t class_of(int t) const { return static_cast<std::size_t>(classes_[static_cast<std::size_t>(t)]); }
+  std::span<const int> classes_;
+  std::vector<double> size_, mean_;
+};
+
+}  // namespace detail
+
 /// Of responses [T,N], row t of class classes[t] >= 0. O(T N + C N). Throws Error if a class is negative or missing.
 inline Scatter class_scatter(View<const float> responses, std::span<const int> classes) {
   require_equal("moe::class_scatter", "classes", responses.rows, static_cast<int>(classes.size()));
-  int count = 0;
-  for (const int c : classes) {
-    if (c < 0) raise(Error("moe::class_scatter", "class of a row", "0 or more", std::to_string(c)));
-    count = std::max(count, c + 1);
-  }
-  Scatter s;
-  std::vector<double> sum(static_cast<std::size_t>(count)), size(static_cast<std::size_t>(count));
-  for (const int c : classes) ++size[static_cast<std::size_t>(c)];
-  for (int i = 0; i < responses.cols; ++i) {
-    const auto response = [&](int t) { return static_cast<double>(responses.row(t)[i]); };
-    std::fill(sum.begin(), sum.end(), 0.0);
-    double total = 0, between = 0, within = 0;
-    for (int t = 0; t < responses.rows; ++t) {
-      sum[static_cast<std::size_t>(classes[static_cast<std::size_t>(t)])] += response(t);
-      total += response(t);
-    }
-    for (std::size_t c = 0; c < sum.size(); ++c)
-      if (size[c] > 0) {
-        const double shift = sum[c] / size[c] - total / responses.rows;
-        between += size[c] * shift * shift;
-      }
-    for (int t = 0; t < responses.rows; ++t) {
-      const auto c = static_cast<std::size_t>(classes[static_cast<std::size_t>(t)]);
-      const double shift = response(t) - sum[c] / size[c];
-      within += shift * shift;
-    }
-    s.between.push_back(between);
-    s.within.push_back(within);
-  }
-  return s;
+  detail::ClassMeans means(classes);
+  Scatter scatter;
+  for (int channel = 0; channel < responses.cols; ++channel) means.add_channel(responses, channel, scatter);
+  return scatter;
 }
 
 /// A set of channels, its ratio (sum of between) / (sum of within), and scores whose best are this set.
@@ -79,6 +94,33 @@ inline TraceRatio maximise_trace_ratio(const Scatter& s, int count) {
   }
 }
 
+namespace detail {
+
+/// [records of one layer, E]: the response of every expert; `classes` are the caller's for all records.
+struct LayerResponses {
+  LayerResponses(const RoutingTrace& trace, int layer, std::span<const int> all_classes) : experts(trace.experts()) {
+    for (std::size_t n = 0; n < all_classes.size(); ++n) {
+      const TraceRecord& r = trace.records()[n];
+      if (r.layer != layer) continue;
+      classes.push_back(all_classes[n]);
+      const std::size_t row = values.size();
+      values.resize(row + static_cast<std::size_t>(experts));
+      for (int i = 0; i < r.count; ++i) {
+        const Slot& pick = trace.picks(r)[i];
+        values[row + static_cast<std::size_t>(pick.expert)] =
+            trace.has_norms() ? pick.weight * trace.norms(r)[i] : pick.weight;
+      }
+    }
+  }
+  View<const float> view() const { return {values.data(), static_cast<int>(classes.size()), experts}; }
+
+  int experts;
+  std::vector<float> values;
+  std::vector<int> classes;
+};
+
+}  // namespace detail
+
 /// Scores by which keep_best(scores, count) keeps, in every layer, the experts of the largest trace ratio. An expert's
 /// response to a token is its weight, times ||E(x)|| in a trace with norms, and zero if it was not chosen. `classes`
 /// [records] are the caller's: next-token clusters, tasks, languages. Holds one layer's [tokens, E] at a time.
@@ -86,23 +128,8 @@ inline ExpertScores catro(const RoutingTrace& trace, std::span<const int> classe
   require_equal("moe::catro", "classes, one per record", trace.records().size(), classes.size());
   ExpertScores scores(trace.layers(), trace.experts());
   for (int l = 0; l < trace.layers(); ++l) {
-    std::vector<float> responses;
-    std::vector<int> of_layer;
-    for (std::size_t n = 0; n < classes.size(); ++n) {
-      const TraceRecord& r = trace.records()[n];
-      if (r.layer != l) continue;
-      of_layer.push_back(classes[n]);
-      const std::size_t row = responses.size();
-      responses.resize(row + static_cast<std::size_t>(trace.experts()));
-      for (int i = 0; i < r.count; ++i) {
-        const Slot& pick = trace.picks(r)[i];
-        responses[row + static_cast<std::size_t>(pick.expert)] =
-            trace.has_norms() ? pick.weight * trace.norms(r)[i] : pick.weight;
-      }
-    }
-    const int rows = static_cast<int>(of_layer.size());
-    const TraceRatio found =
-        maximise_trace_ratio(class_scatter({responses.data(), rows, trace.experts()}, of_layer), count);
+    const detail::LayerResponses responses(trace, l, classes);
+    const TraceRatio found = maximise_trace_ratio(class_scatter(responses.view(), responses.classes), count);
     for (ExpertId e = 0; e < trace.experts(); ++e) scores.at(l, e) = found.scores[static_cast<std::size_t>(e)];
   }
   return scores;
