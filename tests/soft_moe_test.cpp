@@ -72,8 +72,9 @@ struct Soft {
   std::vector<float> phi = random.reals(setup.experts * per_expert * setup.hidden);
 
   auto make(int threads = 1) const {
-    return SoftMoE(moe::MoELayer(moe::NoGate{}, moe::TopK{.experts = setup.experts}, p.storage(), moe::Cpu{.threads = threads}),
-                   view(phi, setup.hidden), scale);
+    return SoftMoE(
+        moe::MoELayer(moe::NoGate{}, moe::TopK{.experts = setup.experts}, p.storage(), moe::Cpu{.threads = threads}),
+        view(phi, setup.hidden), scale);
   }
   std::vector<float> run(int threads = 1) const {
     const auto soft = make(threads);
@@ -149,8 +150,9 @@ TEST_CASE("SoftMoE computes nothing for no rows") { CHECK(problem(0).run().empty
 TEST_CASE("SoftMoE asks for every expert once, however many slots it has") {
   const Soft s = problem(9, 3);
   LeaseLog log;
-  const SoftMoE soft(moe::MoELayer(moe::NoGate{}, moe::TopK{.experts = 4}, OneByOne{s.p.storage(), &log}, moe::Cpu{.threads = 1}),
-                     view(s.phi, 36), 5);
+  const SoftMoE soft(
+      moe::MoELayer(moe::NoGate{}, moe::TopK{.experts = 4}, OneByOne{s.p.storage(), &log}, moe::Cpu{.threads = 1}),
+      view(s.phi, 36), 5);
   auto ws = soft.workspace(9);
   std::vector<float> y(s.p.x.size());
   soft.forward(s.p.x_view(), view(y, 36), ws);

@@ -102,8 +102,8 @@ void layer(const char* format, int rounds, const moe::Cpu& cpu, int tokens, int 
   print(what, in_turns(rounds, with_einsum, with_tables), 1 + static_cast<double>(tokens) / ffn, 7.3);
 }
 
-/// Dispatch and combine alone. The tables' dispatch is the grouping and, though our kernels gather rows by themselves, a
-/// copy of every row.
+/// Dispatch and combine alone. The tables' dispatch is the grouping and, though our kernels gather rows by themselves,
+/// a copy of every row.
 void dispatch_and_combine(int rounds, const moe::Cpu& cpu, int tokens, int experts, int hidden) {
   std::mt19937 engine(2);
   const std::vector<float> x = normals(engine, static_cast<std::size_t>(tokens) * static_cast<std::size_t>(hidden));
@@ -137,7 +137,8 @@ void dispatch_and_combine(int rounds, const moe::Cpu& cpu, int tokens, int exper
   const auto with_tables = [&] {
     cpu.group(t);
     for (int i = 0; i < tokens; ++i)
-      std::memcpy(buffer.data() + i * hidden, in.row(t.dispatch.entry[i]).data(), sizeof(float) * static_cast<std::size_t>(hidden));
+      std::memcpy(buffer.data() + i * hidden, in.row(t.dispatch.entry[i]).data(),
+                  sizeof(float) * static_cast<std::size_t>(hidden));
     cpu.combine(t, in, Form{}, out, false);
   };
   char what[64];

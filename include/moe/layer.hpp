@@ -245,7 +245,8 @@ class MoELayer {
       require_equal(where, "rows of logits", c.x.rows, c.logits.rows);
       require_equal(where, "columns of logits", router_.num_logits(), c.logits.cols);
     } else if constexpr (std::is_same_v<Gate, NoGate>) {
-      raise(Error(where, "a layer without a gate", "logits or a table in the call", "neither"));
+      if (router_.num_logits() != 0)
+        raise(Error(where, "a layer without a gate", "logits or a table in the call", "neither"));
     } else {
       const View<const float, memory>& in = router_input(c);
       require_equal(where, "rows of x_router", c.x.rows, in.rows);

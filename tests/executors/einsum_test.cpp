@@ -15,10 +15,13 @@ using Mixed = moe::expert_format<moe::q8_0, moe::f16>;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("EinsumReference agrees with the oracle within rounding", Format, float, moe::bf16, moe::q8_0, Mixed) {
+TEST_CASE_TEMPLATE("EinsumReference agrees with the oracle within rounding", Format, float, moe::bf16, moe::q8_0,
+                   Mixed) {
   executor_laws::agrees_with_oracle<Format>(einsum);
 }
-TEST_CASE_TEMPLATE("EinsumReference adds biases", Format, float, moe::q8_0) { executor_laws::adds_biases<Format>(einsum); }
+TEST_CASE_TEMPLATE("EinsumReference adds biases", Format, float, moe::q8_0) {
+  executor_laws::adds_biases<Format>(einsum);
+}
 TEST_CASE("EinsumReference computes ungated experts") {
   executor_laws::computes_ungated_experts<float>(einsum);
   executor_laws::adds_biases_of_ungated_experts<float>(einsum);
@@ -31,8 +34,12 @@ TEST_CASE("EinsumReference reads nothing of experts without rows") {
   executor_laws::reads_nothing_of_experts_without_rows(einsum);
 }
 TEST_CASE("EinsumReference writes only rows of the wave") { executor_laws::writes_only_rows_of_the_wave(einsum); }
-TEST_CASE("EinsumReference adds nothing for skipped experts") { executor_laws::adds_nothing_for_skipped_experts(einsum); }
-TEST_CASE("EinsumReference adds nothing for ids outside the experts") { executor_laws::adds_nothing_for_unknown_ids(einsum); }
+TEST_CASE("EinsumReference adds nothing for skipped experts") {
+  executor_laws::adds_nothing_for_skipped_experts(einsum);
+}
+TEST_CASE("EinsumReference adds nothing for ids outside the experts") {
+  executor_laws::adds_nothing_for_unknown_ids(einsum);
+}
 TEST_CASE("EinsumReference adds the input for identities") { executor_laws::adds_the_input_for_identities(einsum); }
 TEST_CASE("EinsumReference writes zero for tokens without choices") {
   executor_laws::writes_zero_for_tokens_without_choices(einsum);
@@ -61,7 +68,8 @@ TEST_CASE("EinsumReference with enough places gives the bits of one with a place
   std::vector<int> loads(5);
   const auto logits = gate_logits(p);
   for (int t = 0; t < 40; ++t)
-    for (const oracle::Pick& pick : oracle::route({}, row_of(logits, 5, t), 2)) ++loads[static_cast<std::size_t>(pick.expert)];
+    for (const oracle::Pick& pick : oracle::route({}, row_of(logits, 5, t), 2))
+      ++loads[static_cast<std::size_t>(pick.expert)];
   const int busiest = *std::max_element(loads.begin(), loads.end());
   REQUIRE(busiest < 40);
   const EinsumReference<moe::Cpu> tight{{.threads = 1}, busiest}, short_of{{.threads = 1}, busiest - 1};

@@ -44,8 +44,8 @@ bool is_sound(const R& router, const Table& table) {
   for (const auto& row : rows(table)) {
     std::set<int> seen;
     for (const moe::Slot& s : row)
-      if (s.expert < 0 || s.expert >= router.num_experts() || !seen.insert(s.expert).second || !std::isfinite(s.weight) ||
-          s.weight < 0)
+      if (s.expert < 0 || s.expert >= router.num_experts() || !seen.insert(s.expert).second ||
+          !std::isfinite(s.weight) || s.weight < 0)
         return false;
   }
   return true;
@@ -66,7 +66,8 @@ void survives_every_batch(const R& router) {
     }
     CHECK(is_sound(router, route(router, logits)));
   }
-  CHECK(is_sound(router, route(router, std::vector<float>(static_cast<std::size_t>(7 * router.num_logits()), not_a_number))));
+  CHECK(is_sound(router,
+                 route(router, std::vector<float>(static_cast<std::size_t>(7 * router.num_logits()), not_a_number))));
 }
 template <class R>
 void uses_only_what_is_allowed(const R& router) {

@@ -14,7 +14,8 @@ namespace {
 double value_of(const Table& table, const std::vector<float>& logits, int experts) {
   double sum = 0;
   for (std::size_t t = 0; t < table.count.size(); ++t)
-    sum += static_cast<double>(logits[t * static_cast<std::size_t>(experts) + static_cast<std::size_t>(rows(table)[t][0].expert)]);
+    sum += static_cast<double>(
+        logits[t * static_cast<std::size_t>(experts) + static_cast<std::size_t>(rows(table)[t][0].expert)]);
   return sum;
 }
 
@@ -100,14 +101,16 @@ TEST_CASE("Base gives every expert the same number of rows") {
     const int experts = random.between(1, 8), each = random.between(1, 9);
     std::vector<float> logits = random.reals(experts * each * experts, 4);
     if (i % 2 == 0)
-      for (std::size_t n = 0; n < logits.size(); n += static_cast<std::size_t>(experts)) logits[n] += 8;  // all want one
+      for (std::size_t n = 0; n < logits.size(); n += static_cast<std::size_t>(experts))
+        logits[n] += 8;  // all want one
     for (const int load : loads(route(Base{.experts = experts}, logits), experts)) CHECK(load == each);
   }
 }
 TEST_CASE("Base gives no expert more than its share of rows that cannot be shared evenly") {
   oracle::Random random(761);
   for (int tokens = 1; tokens < 20; ++tokens)
-    for (const int load : loads(route(Base{.experts = 4}, random.reals(tokens * 4, 4)), 4)) CHECK(load <= (tokens + 3) / 4);
+    for (const int load : loads(route(Base{.experts = 4}, random.reals(tokens * 4, 4)), 4))
+      CHECK(load <= (tokens + 3) / 4);
 }
 TEST_CASE("Base is within T epsilon of the best of all assignments of few rows") {
   oracle::Random random(762);
@@ -167,5 +170,6 @@ TEST_CASE("a layer with Base computes the assignment") {
   const moe::MoELayer layer(moe::Linear(p.gate_view()), Base{.experts = 4}, p.storage(), moe::Cpu{.threads = 2});
   const std::vector<float> y = forward(layer, p);
   const Table table = route(Base{.experts = 4}, gate_logits(p));
-  for (int t = 0; t < 8; ++t) CHECK(first_outside(view(y, 37).row(t), run_token(p.layer, p.token(t), table.picks(t))) == -1);
+  for (int t = 0; t < 8; ++t)
+    CHECK(first_outside(view(y, 37).row(t), run_token(p.layer, p.token(t), table.picks(t))) == -1);
 }

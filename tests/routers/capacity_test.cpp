@@ -1,10 +1,10 @@
 // Laws of Capacity, by hand on tables and through the layer, against DeepSpeed's dispatch masks.
+#include <rapidcheck.h>
 #include <moe/routers/capacity.hpp>
 #include <moe/routers/top_k.hpp>
-#include <rapidcheck.h>
 
-#include "../layer_support.hpp"
 #include "../laws/router_laws.hpp"
+#include "../layer_support.hpp"
 
 using moe::Capacity;
 using moe::Drop;
@@ -23,8 +23,7 @@ Table chosen(const R& router, const std::vector<float>& logits, const moe::Route
   const auto all = view(logits, router.num_logits());
   Table table(all.rows, router.max_slots());
   for (int t = 0; t < all.rows; ++t)
-    table.count[static_cast<std::size_t>(t)] =
-        moe::select(router, context.at(t, all.row(t)), table.get().slots.row(t));
+    table.count[static_cast<std::size_t>(t)] = moe::select(router, context.at(t, all.row(t)), table.get().slots.row(t));
   return table;
 }
 
@@ -139,7 +138,8 @@ void check_weights(const Table& found, const std::vector<std::vector<double>>& e
   for (std::size_t t = 0; t < expected.size(); ++t) {
     std::vector<double> row(static_cast<std::size_t>(experts));
     for (int k = 0; k < found.columns; ++k)
-      if (const moe::Slot& s = found.slots_of_all[t * static_cast<std::size_t>(found.columns) + static_cast<std::size_t>(k)];
+      if (const moe::Slot& s =
+              found.slots_of_all[t * static_cast<std::size_t>(found.columns) + static_cast<std::size_t>(k)];
           s.expert >= 0)
         row[static_cast<std::size_t>(s.expert)] = static_cast<double>(s.weight);
     for (std::size_t e = 0; e < row.size(); ++e) {
@@ -152,7 +152,8 @@ void agrees_with_deepspeed(bool first_choices_first, bool renormalise) {
   oracle::Random random(700 + (first_choices_first ? 1u : 0u) + (renormalise ? 2u : 0u));
   CAPTURE(random.seed);
   for (int i = 0; i < 2500; ++i) {
-    const int experts = random.between(1, 8), k = random.between(1, std::min(4, experts)), tokens = random.between(1, 24);
+    const int experts = random.between(1, 8), k = random.between(1, std::min(4, experts)),
+              tokens = random.between(1, 24);
     CAPTURE(i);
     const std::vector<float> logits = random.reals(tokens * experts, 4);
     const Rule rule{.inner = softmax_top(experts, k),
@@ -162,8 +163,8 @@ void agrees_with_deepspeed(bool first_choices_first, bool renormalise) {
                     .renormalise = renormalise};
     const double exact = static_cast<double>(tokens) * k * rule.factor.numerator / (experts * rule.factor.denominator);
     const int capacity = std::min(tokens, std::max(static_cast<int>(std::ceil(exact - 1e-9)), rule.minimum));
-    check_weights(routed(rule, logits), DeepSpeed{tokens, experts, k, logits, capacity, first_choices_first, renormalise}.weights(),
-                  experts);
+    check_weights(routed(rule, logits),
+                  DeepSpeed{tokens, experts, k, logits, capacity, first_choices_first, renormalise}.weights(), experts);
   }
 }
 
@@ -195,7 +196,8 @@ Case arbitrary_case() {
   c.rule.first_choices_first = *rc::gen::arbitrary<bool>();
   c.rule.renormalise = *rc::gen::arbitrary<bool>();
   c.context.seed = static_cast<std::uint64_t>(*rc::gen::arbitrary<int>());
-  const auto levels = *rc::gen::container<std::vector<int>>(static_cast<std::size_t>(tokens * experts), rc::gen::inRange(-8, 8));
+  const auto levels =
+      *rc::gen::container<std::vector<int>>(static_cast<std::size_t>(tokens * experts), rc::gen::inRange(-8, 8));
   for (const int level : levels) c.logits.push_back(static_cast<float>(level) / 4);  // coarse: with ties
   c.tokens = tokens;
   return c;
@@ -221,8 +223,7 @@ TEST_CASE("a fixed capacity takes the place of the factor") {
 }
 TEST_CASE("Capacity refuses a factor that divides by zero") {
   const Rule rule{.inner = softmax_top(4, 1), .factor = {1, 0}};
-  CHECK(message_of([&] { rule.check(); }) ==
-        "moe::Capacity: denominator of the factor: expected at least 1, found 0");
+  CHECK(message_of([&] { rule.check(); }) == "moe::Capacity: denominator of the factor: expected at least 1, found 0");
 }
 
 // ---- DeepSpeed
@@ -315,7 +316,8 @@ TEST_CASE("who is kept by score outweighs who is dropped, the earlier row among 
     for (std::size_t i = 0; i < before.slots_of_all.size(); ++i)
       for (std::size_t j = 0; j < before.slots_of_all.size(); ++j) {
         const moe::Slot &kept = before.slots_of_all[i], &lost = before.slots_of_all[j];
-        if (kept.expert != lost.expert || after.slots_of_all[i].expert < 0 || after.slots_of_all[j].expert >= 0) continue;
+        if (kept.expert != lost.expert || after.slots_of_all[i].expert < 0 || after.slots_of_all[j].expert >= 0)
+          continue;
         RC_ASSERT(kept.weight > lost.weight || (kept.weight == lost.weight && i < j));
       }
   }));
@@ -413,7 +415,8 @@ TEST_CASE("a factor per sequence goes by the length of the sequence") {
 TEST_CASE("without positions the whole call is one sequence") {
   oracle::Random random(707);
   const std::vector<float> logits = everyone_wants_the_first(9, random);
-  const Rule all{.inner = softmax_top(2, 1), .fixed = 2}, each{.inner = softmax_top(2, 1), .fixed = 2, .per_sequence = true};
+  const Rule all{.inner = softmax_top(2, 1), .fixed = 2},
+      each{.inner = softmax_top(2, 1), .fixed = 2, .per_sequence = true};
   CHECK(same(routed(all, logits), routed(each, logits)));
 }
 
@@ -435,15 +438,16 @@ TEST_CASE("the layer's result is that of the rows that were kept, for every drop
       const std::vector<float> y = forward(layer, p, {.context = context});
       if (first.empty()) first = y;
       CHECK(bits(y) == bits(first));
-      for (int t = 0; t < 14; ++t) CHECK(first_outside(view(y, 33).row(t), run_token(p.layer, p.token(t), kept.picks(t))) == -1);
+      for (int t = 0; t < 14; ++t)
+        CHECK(first_outside(view(y, 33).row(t), run_token(p.layer, p.token(t), kept.picks(t))) == -1);
     }
   }
 }
 TEST_CASE("a layer whose capacity drops nothing may be cut into chunks") {
   oracle::Random random(709);
   const Problem<float> p({.tokens = 6}, random);
-  const moe::MoELayer layer(moe::Linear(p.gate_view()), Rule{.inner = softmax_top(5, 2), .drop = Drop::nothing}, p.storage(),
-                            moe::Cpu{.threads = 1});
+  const moe::MoELayer layer(moe::Linear(p.gate_view()), Rule{.inner = softmax_top(5, 2), .drop = Drop::nothing},
+                            p.storage(), moe::Cpu{.threads = 1});
   CHECK(bits(forward(layer, p, {}, 6)) == bits(forward(layer, p, {}, 2)));
 }
 TEST_CASE("Capacity is not causal") { CHECK_FALSE(moe::is_causal<Rule>()); }

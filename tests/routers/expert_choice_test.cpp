@@ -35,7 +35,9 @@ TEST_CASE("ExpertChoice gives sound rows for every batch") {
   batch_router_laws::survives_every_batch(ExpertChoice{.experts = 6, .most_per_row = 2});
   batch_router_laws::survives_every_batch(ExpertChoice{.experts = 1});
 }
-TEST_CASE("ExpertChoice uses only allowed experts") { batch_router_laws::uses_only_what_is_allowed(ExpertChoice{.experts = 9}); }
+TEST_CASE("ExpertChoice uses only allowed experts") {
+  batch_router_laws::uses_only_what_is_allowed(ExpertChoice{.experts = 9});
+}
 TEST_CASE("ExpertChoice's answers move with the rows") {
   batch_router_laws::permuting_rows_permutes_the_answer(ExpertChoice{.experts = 6});
 }
@@ -110,6 +112,7 @@ TEST_CASE("a layer with ExpertChoice computes what the experts chose") {
   const moe::MoELayer layer(moe::Linear(p.gate_view()), router, p.storage(), moe::Cpu{.threads = 2});
   const std::vector<float> y = forward(layer, p);
   const Table table = route(router, gate_logits(p));
-  for (int t = 0; t < 9; ++t) CHECK(first_outside(view(y, 37).row(t), run_token(p.layer, p.token(t), table.picks(t))) == -1);
+  for (int t = 0; t < 9; ++t)
+    CHECK(first_outside(view(y, 37).row(t), run_token(p.layer, p.token(t), table.picks(t))) == -1);
 }
 TEST_CASE("ExpertChoice is not causal") { CHECK_FALSE(moe::is_causal<ExpertChoice>()); }

@@ -119,7 +119,8 @@ TEST_CASE("Noisy refuses a router inside that chooses by more than logits") {
   const std::vector<float> bias(4);
   Noisy<TopK> router = gumbel(4, 1);
   router.inner.bias.values = {bias.data(), 4};
-  CHECK(message_of([&] { router.check(); }) == "moe::Noisy: selection bias: expected none in the router inside, found some");
+  CHECK(message_of([&] { router.check(); }) ==
+        "moe::Noisy: selection bias: expected none in the router inside, found some");
 }
 
 TEST_CASE("jitter of the gate's input multiplies every number by its own factor") {

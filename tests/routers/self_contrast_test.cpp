@@ -2,8 +2,8 @@
 #include <moe/routers/self_contrast.hpp>
 #include <moe/routers/top_k.hpp>
 
-#include "../layer_support.hpp"
 #include "../laws/router_laws.hpp"
+#include "../layer_support.hpp"
 #include "../test_policies.hpp"
 
 using moe::SelfContrast;
@@ -30,7 +30,8 @@ Router with_weak(StreamRule weak, int experts, int k = 2) {
 }
 
 /// next-token logits by the paper's text, in double precision; -inf where a token is out.
-std::vector<double> contrast(const std::vector<float>& strong, const std::vector<float>& weak, double alpha, double beta) {
+std::vector<double> contrast(const std::vector<float>& strong, const std::vector<float>& weak, double alpha,
+                             double beta) {
   std::vector<double> out;
   const double best = static_cast<double>(*std::max_element(strong.begin(), strong.end()));
   for (std::size_t i = 0; i < strong.size(); ++i) {
@@ -39,7 +40,8 @@ std::vector<double> contrast(const std::vector<float>& strong, const std::vector
   }
   return out;
 }
-std::vector<float> contrasted(const std::vector<float>& strong, const std::vector<float>& weak, float alpha, float beta) {
+std::vector<float> contrasted(const std::vector<float>& strong, const std::vector<float>& weak, float alpha,
+                              float beta) {
   std::vector<float> out(strong.size());
   const int n = static_cast<int>(strong.size());
   moe::contrast_logits({strong.data(), n}, {weak.data(), n}, alpha, beta, {out.data(), n});
@@ -77,10 +79,9 @@ struct Streams {
     }
     const std::vector<int> own_rules(tokens, rule), own_positions = {0, 1, 2, 3, 4};
     moe::Workspace ws(layer.workspace(tokens));
-    layer.forward({.x = view(x, 40),
-                   .y = view(y, 40),
-                   .context = {.rules = own_rules.data(), .positions = own_positions.data()}},
-                  ws);
+    layer.forward(
+        {.x = view(x, 40), .y = view(y, 40), .context = {.rules = own_rules.data(), .positions = own_positions.data()}},
+        ws);
     return y;
   }
 };
@@ -149,7 +150,8 @@ TEST_CASE("a random expert is any one with the same probability, and the same on
 TEST_CASE("a random expert is one that the row may use") {
   const std::uint32_t mask = 0b10100100;
   for (int position = 0; position < 100; ++position) {
-    const int e = choose_by(with_weak(StreamRule::random_one(), 8), 1, std::vector<float>(8), position, &mask)[0].expert;
+    const int e =
+        choose_by(with_weak(StreamRule::random_one(), 8), 1, std::vector<float>(8), position, &mask)[0].expert;
     CHECK((mask >> e & 1u) == 1u);
   }
 }
@@ -179,7 +181,8 @@ TEST_CASE("a rule number outside the rules means the first") {
   for (const int rule : {-1, 2, 1000}) CHECK(choose_by(with_weak(StreamRule::rank(1), 3), rule, logits).size() == 2);
 }
 TEST_CASE("SelfContrast refuses a rank beyond its experts") {
-  CHECK(message_of([] { with_weak(StreamRule::rank(5), 4).check(); }) == "moe::SelfContrast: rank: expected 1 to 4, found 5");
+  CHECK(message_of([] { with_weak(StreamRule::rank(5), 4).check(); }) ==
+        "moe::SelfContrast: rank: expected 1 to 4, found 5");
 }
 TEST_CASE("a layer with SelfContrast refuses a call without rules") {
   const Streams s;
@@ -193,7 +196,8 @@ TEST_CASE("a layer with SelfContrast refuses a call without rules") {
 
 TEST_CASE("two streams in one call have the bits of two calls") {
   const Streams s;
-  for (const StreamRule weak : {StreamRule::rank(2), StreamRule::rank(6), StreamRule::random_one(), StreamRule::top_p(0.4f)}) {
+  for (const StreamRule weak :
+       {StreamRule::rank(2), StreamRule::rank(6), StreamRule::random_one(), StreamRule::top_p(0.4f)}) {
     const moe::MoELayer layer(moe::Linear(s.p.gate_view()), with_weak(weak, 6), s.p.storage(), moe::Cpu{.threads = 1});
     const std::vector<float> fused = s.fused(layer);
     for (const int rule : {0, 1}) {
@@ -216,10 +220,11 @@ TEST_CASE("what one stream holds does not touch the other") {
 TEST_CASE("an expert that both streams want is lent once") {
   Streams s;
   for (int t = 0; t < Streams::tokens; ++t)  // both streams of a token see the same
-    for (int i = 0; i < 40; ++i) s.p.x[static_cast<std::size_t>((2 * t + 1) * 40 + i)] = s.p.x[static_cast<std::size_t>(2 * t * 40 + i)];
+    for (int i = 0; i < 40; ++i)
+      s.p.x[static_cast<std::size_t>((2 * t + 1) * 40 + i)] = s.p.x[static_cast<std::size_t>(2 * t * 40 + i)];
   LeaseLog log;
-  const moe::MoELayer layer(moe::Linear(s.p.gate_view()), with_weak(StreamRule::rank(2), 6), OneByOne{s.p.storage(), &log},
-                            moe::Cpu{.threads = 1});
+  const moe::MoELayer layer(moe::Linear(s.p.gate_view()), with_weak(StreamRule::rank(2), 6),
+                            OneByOne{s.p.storage(), &log}, moe::Cpu{.threads = 1});
   s.alone(layer, 0);
   const int strong_alone = log.lent;
   s.fused(layer);
@@ -265,11 +270,13 @@ TEST_CASE("contrast_logits of equal streams is the strong stream, bit for bit, w
 TEST_CASE("a constant added to either stream moves contrast_logits by a constant") {
   // Multiples of 1/64: all sums are exact.
   oracle::Random random(738);
-  const std::vector<float> strong = router_laws::distinct_logits(random, 50), weak = router_laws::distinct_logits(random, 50);
+  const std::vector<float> strong = router_laws::distinct_logits(random, 50),
+                           weak = router_laws::distinct_logits(random, 50);
   std::vector<float> moved_strong = strong, moved_weak = weak;
   for (float& l : moved_strong) l += 4;
   for (float& l : moved_weak) l -= 2;
-  const std::vector<float> plain = contrasted(strong, weak, 0.1f, 0.5f), one = contrasted(moved_strong, weak, 0.1f, 0.5f),
+  const std::vector<float> plain = contrasted(strong, weak, 0.1f, 0.5f),
+                           one = contrasted(moved_strong, weak, 0.1f, 0.5f),
                            two = contrasted(strong, moved_weak, 0.1f, 0.5f);
   for (std::size_t v = 0; v < 50; ++v) {
     if (std::isinf(plain[v])) {

@@ -18,7 +18,8 @@ Plan plan_of(const std::vector<float>& logits, int experts) {
   Plan plan;
   for (std::size_t t = 0; t * static_cast<std::size_t>(experts) < logits.size(); ++t) {
     plan.emplace_back();
-    for (const float l : row_of(logits, experts, static_cast<int>(t))) plan.back().push_back(std::exp(static_cast<double>(l)));
+    for (const float l : row_of(logits, experts, static_cast<int>(t)))
+      plan.back().push_back(std::exp(static_cast<double>(l)));
   }
   const double tokens = static_cast<double>(plan.size());
   for (int i = 0; i < 2000; ++i) {
@@ -45,7 +46,8 @@ Plan plan_of(const Sinkhorn& router, const std::vector<float>& logits) {
     const std::vector<float> z = row_of(logits, router.experts, static_cast<int>(t));
     const double best = static_cast<double>(*std::max_element(z.begin(), z.end()));
     double sum = 0;
-    for (std::size_t e = 0; e < columns.size(); ++e) row.push_back(columns[e] * std::exp(static_cast<double>(z[e]) - best));
+    for (std::size_t e = 0; e < columns.size(); ++e)
+      row.push_back(columns[e] * std::exp(static_cast<double>(z[e]) - best));
     for (const double x : row) sum += x;
     for (double& x : row) x *= static_cast<double>(columns.size()) / static_cast<double>(logits.size()) / sum;
   }
@@ -57,7 +59,9 @@ Plan plan_of(const Sinkhorn& router, const std::vector<float>& logits) {
 TEST_CASE("Sinkhorn gives sound rows for every batch") {
   for (const int k : {1, 2, 6}) batch_router_laws::survives_every_batch(Sinkhorn{.experts = 6, .k = k});
 }
-TEST_CASE("Sinkhorn uses only allowed experts") { batch_router_laws::uses_only_what_is_allowed(Sinkhorn{.experts = 9, .k = 2}); }
+TEST_CASE("Sinkhorn uses only allowed experts") {
+  batch_router_laws::uses_only_what_is_allowed(Sinkhorn{.experts = 9, .k = 2});
+}
 TEST_CASE("Sinkhorn's plan has rows of 1/T and columns of 1/E") {
   oracle::Random random(750);
   CAPTURE(random.seed);
@@ -82,7 +86,8 @@ TEST_CASE("Sinkhorn's plan is that of the unshifted iterations") {
   CAPTURE(random.seed);
   for (int i = 0; i < 20; ++i) {
     const std::vector<float> logits = random.reals(12 * 5, 4);
-    const Plan found = plan_of(Sinkhorn{.experts = 5, .tolerance = 1e-7, .most_rounds = 2000}, logits), expected = plan_of(logits, 5);
+    const Plan found = plan_of(Sinkhorn{.experts = 5, .tolerance = 1e-7, .most_rounds = 2000}, logits),
+               expected = plan_of(logits, 5);
     for (std::size_t t = 0; t < 12; ++t)
       for (std::size_t e = 0; e < 5; ++e) CHECK(std::fabs(found[t][e] / expected[t][e] - 1) < 1e-5);
   }
@@ -150,7 +155,8 @@ TEST_CASE("Sinkhorn ends after so many rounds where no plan exists") {
   CHECK(rows(route(router, logits))[0][0].expert == 1);
 }
 TEST_CASE("Sinkhorn refuses more experts than its arrays hold") {
-  CHECK(message_of([] { Sinkhorn{.experts = 5000}.check(); }) == "moe::Sinkhorn: experts: expected 1 to 4096, found 5000");
+  CHECK(message_of([] { Sinkhorn{.experts = 5000}.check(); }) ==
+        "moe::Sinkhorn: experts: expected 1 to 4096, found 5000");
 }
 TEST_CASE("a layer with Sinkhorn computes what the plan says") {
   oracle::Random random(756);
@@ -159,5 +165,6 @@ TEST_CASE("a layer with Sinkhorn computes what the plan says") {
   const moe::MoELayer layer(moe::Linear(p.gate_view()), router, p.storage(), moe::Cpu{.threads = 2});
   const std::vector<float> y = forward(layer, p);
   const Table table = route(router, gate_logits(p));
-  for (int t = 0; t < 9; ++t) CHECK(first_outside(view(y, 37).row(t), run_token(p.layer, p.token(t), table.picks(t))) == -1);
+  for (int t = 0; t < 9; ++t)
+    CHECK(first_outside(view(y, 37).row(t), run_token(p.layer, p.token(t), table.picks(t))) == -1);
 }

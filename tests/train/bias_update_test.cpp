@@ -15,7 +15,8 @@ std::vector<int> loads_of(const TopK& router, oracle::Random& random, int tokens
   Table table(tokens, router.max_slots());
   for (int t = 0; t < tokens; ++t) {
     std::vector<float> logits = random.reals(n, 2);
-    for (int e = 0; e < n; ++e) logits[static_cast<std::size_t>(e)] += 2.0f - 4.0f * static_cast<float>(e) / static_cast<float>(n);
+    for (int e = 0; e < n; ++e)
+      logits[static_cast<std::size_t>(e)] += 2.0f - 4.0f * static_cast<float>(e) / static_cast<float>(n);
     table.count[static_cast<std::size_t>(t)] =
         router.select(moe::RouteContext<>{}.at(t, {logits.data(), n}), table.get().slots.row(t));
   }
@@ -62,7 +63,7 @@ TEST_CASE("the share update has the value of its formula, and leaves the zero ex
   const std::vector<int> loads = {6, 2};  // of 8 rows with 3 choices; wanted 1.5 / (3 * 2) = 1/4
   std::vector<float> bias = {0, 1, 0.5f};
   moe::ShareBiasUpdate{.rate = 1, .choices = 3, .real_choices = 1.5}({loads.data(), 2}, 8, {bias.data(), 3});
-  CHECK(bias[0] == 0);                                                             // 6 / 24 is what is wanted
+  CHECK(bias[0] == 0);                                                            // 6 / 24 is what is wanted
   CHECK(std::fabs(static_cast<double>(bias[1]) - (1 + 0.25 - 2.0 / 24)) < 1e-6);  // rounded once
   CHECK(bias[2] == 0.5f);
 }
@@ -70,7 +71,11 @@ TEST_CASE("the share update brings rows to the mean number of real experts") {
   oracle::Random random(781);
   constexpr int real = 8, zero = 4, k = 4, tokens = 256;
   std::vector<float> bias(real + zero);
-  const TopK router{.experts = real, .k = k, .score = moe::Score::softmax, .bias = {.values = {bias.data(), real + zero}}, .identities = zero};
+  const TopK router{.experts = real,
+                    .k = k,
+                    .score = moe::Score::softmax,
+                    .bias = {.values = {bias.data(), real + zero}},
+                    .identities = zero};
   double mean = 0;
   for (int step = 0; step < 600; ++step) {
     const std::vector<int> loads = loads_of(router, random, tokens);
@@ -78,7 +83,8 @@ TEST_CASE("the share update brings rows to the mean number of real experts") {
     for (int e = 0; e < real; ++e) chosen += loads[static_cast<std::size_t>(e)];
     if (step == 0) CHECK(chosen / static_cast<double>(tokens) > 3.2);  // what it starts from
     if (step >= 550) mean += chosen / static_cast<double>(tokens) / 50;
-    moe::ShareBiasUpdate{.rate = 0.05f, .choices = k, .real_choices = 2.5}({loads.data(), real}, tokens, {bias.data(), real + zero});
+    moe::ShareBiasUpdate{.rate = 0.05f, .choices = k, .real_choices = 2.5}({loads.data(), real}, tokens,
+                                                                           {bias.data(), real + zero});
   }
   MESSAGE("mean number of real experts: " << mean);
   CHECK(std::fabs(mean - 2.5) < 0.05);

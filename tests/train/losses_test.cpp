@@ -18,12 +18,15 @@ std::vector<double> reals(oracle::Random& random, int n, double low, double high
 View<const double> matrix(const std::vector<double>& v, int cols = experts) {
   return {v.data(), static_cast<int>(v.size()) / cols, cols};
 }
-View<double> matrix(std::vector<double>& v, int cols = experts) { return {v.data(), static_cast<int>(v.size()) / cols, cols}; }
+View<double> matrix(std::vector<double>& v, int cols = experts) {
+  return {v.data(), static_cast<int>(v.size()) / cols, cols};
+}
 Row<const double> row(const std::vector<double>& v) { return {v.data(), static_cast<int>(v.size())}; }
 
 /// Central differences of loss(x), whose error is of the order of step^2; checked where `smooth(x)`.
 template <class Loss, class Smooth>
-void check_gradient(std::vector<double> x, const std::vector<double>& gradient, const Loss& loss, const Smooth& smooth) {
+void check_gradient(std::vector<double> x, const std::vector<double>& gradient, const Loss& loss,
+                    const Smooth& smooth) {
   constexpr double step = 1e-5;
   for (std::size_t i = 0; i < x.size(); ++i) {
     if (!smooth(x[i])) continue;
@@ -41,7 +44,8 @@ const auto everywhere = [](double) { return true; };
 const auto away_from_zero = [](double x) { return x > 1e-3; };
 
 /// Rows of x in another order, and columns.
-std::vector<double> permuted(const std::vector<double>& x, const std::vector<int>& rows, const std::vector<int>& columns) {
+std::vector<double> permuted(const std::vector<double>& x, const std::vector<int>& rows,
+                             const std::vector<int>& columns) {
   std::vector<double> out(x.size());
   for (std::size_t t = 0; t < rows.size(); ++t)
     for (std::size_t e = 0; e < columns.size(); ++e)
@@ -49,7 +53,8 @@ std::vector<double> permuted(const std::vector<double>& x, const std::vector<int
           x[static_cast<std::size_t>(rows[t]) * columns.size() + static_cast<std::size_t>(columns[e])];
   return out;
 }
-const std::vector<int> rows_moved = {3, 0, 6, 1, 5, 2, 4}, columns_moved = {2, 4, 0, 1, 3}, columns_same = {0, 1, 2, 3, 4};
+const std::vector<int> rows_moved = {3, 0, 6, 1, 5, 2, 4}, columns_moved = {2, 4, 0, 1, 3},
+                       columns_same = {0, 1, 2, 3, 4};
 
 bool close(double a, double b) { return std::fabs(a - b) <= 1e-12 * (1 + std::fabs(b)); }
 
@@ -111,7 +116,8 @@ TEST_CASE("AdaMoE's loss does not see a permutation of the nulls, and its gradie
 TEST_CASE("the balance loss is lowest where probabilities are even, if choices follow them") {
   const std::vector<double> even(experts), skewed = {2, 1, 0, -1, -2};
   const std::vector<double> even_shares(experts, 0.2), skewed_shares = {0.6, 0.2, 0.1, 0.06, 0.04};
-  CHECK(moe::balance_loss(matrix(even), row(even_shares), 1) < moe::balance_loss(matrix(skewed), row(skewed_shares), 1));
+  CHECK(moe::balance_loss(matrix(even), row(even_shares), 1) <
+        moe::balance_loss(matrix(skewed), row(skewed_shares), 1));
 }
 TEST_CASE("the gradient of the balance loss is that of finite differences") {
   oracle::Random random(771);
@@ -119,15 +125,17 @@ TEST_CASE("the gradient of the balance loss is that of finite differences") {
   const std::vector<double> logits = reals(random, tokens * experts, -3, 3), shares = reals(random, experts, 0, 1);
   std::vector<double> gradient(logits.size());
   moe::balance_loss(matrix(logits), row(shares), 0.7, matrix(gradient));
-  check_gradient(logits, gradient, [&](const std::vector<double>& x) { return moe::balance_loss(matrix(x), row(shares), 0.7); },
-                 everywhere);
+  check_gradient(
+      logits, gradient, [&](const std::vector<double>& x) { return moe::balance_loss(matrix(x), row(shares), 0.7); },
+      everywhere);
 }
 
 // ---- the others
 
 TEST_CASE("the z-loss has the value of a sum by hand") {
   const std::vector<double> logits = {std::log(3.0), 0, 0, 0};  // log sums: log 4, log 2
-  CHECK(close(moe::z_loss(matrix(logits, 2), 0.1), 0.1 * (std::pow(std::log(4.0), 2) + std::pow(std::log(2.0), 2)) / 2));
+  CHECK(
+      close(moe::z_loss(matrix(logits, 2), 0.1), 0.1 * (std::pow(std::log(4.0), 2) + std::pow(std::log(2.0), 2)) / 2));
 }
 TEST_CASE("the z-loss does not overflow") {
   const std::vector<double> logits(experts, 1000.0);
@@ -138,7 +146,8 @@ TEST_CASE("the gradient of the z-loss is that of finite differences") {
   const std::vector<double> logits = reals(random, tokens * experts, -3, 3);
   std::vector<double> gradient(logits.size());
   moe::z_loss(matrix(logits), 0.7, matrix(gradient));
-  check_gradient(logits, gradient, [](const std::vector<double>& x) { return moe::z_loss(matrix(x), 0.7); }, everywhere);
+  check_gradient(
+      logits, gradient, [](const std::vector<double>& x) { return moe::z_loss(matrix(x), 0.7); }, everywhere);
 }
 TEST_CASE("the FLOPS loss has the value of a sum by hand") {
   const std::vector<double> activations = {1, 0, 3, 2};  // means 2 and 1
@@ -149,7 +158,8 @@ TEST_CASE("the gradient of the FLOPS loss is that of finite differences") {
   const std::vector<double> activations = reals(random, tokens * experts, 0, 3);
   std::vector<double> gradient(activations.size());
   moe::flops_loss(matrix(activations), 0.7, matrix(gradient));
-  check_gradient(activations, gradient, [](const std::vector<double>& x) { return moe::flops_loss(matrix(x), 0.7); }, everywhere);
+  check_gradient(
+      activations, gradient, [](const std::vector<double>& x) { return moe::flops_loss(matrix(x), 0.7); }, everywhere);
 }
 TEST_CASE("ReMoE's loss has the value of a sum by hand") {
   const std::vector<double> activations = {1, 0, 3, 2};  // sums 4 and 2, active rows 2 and 1
@@ -161,8 +171,9 @@ TEST_CASE("the gradient of ReMoE's loss is that of finite differences where the 
   for (double& a : activations) a = std::max(a, 0.0);
   std::vector<double> gradient(activations.size());
   moe::relu_loss(matrix(activations), 2, 0.7, matrix(gradient));
-  check_gradient(activations, gradient, [](const std::vector<double>& x) { return moe::relu_loss(matrix(x), 2, 0.7); },
-                 away_from_zero);
+  check_gradient(
+      activations, gradient, [](const std::vector<double>& x) { return moe::relu_loss(matrix(x), 2, 0.7); },
+      away_from_zero);
 }
 TEST_CASE("gradients are added to what is there") {
   oracle::Random random(775);

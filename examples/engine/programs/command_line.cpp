@@ -181,7 +181,7 @@ std::vector<int> read_tokens(const std::string& path, std::size_t least) {
 }
 
 void write_file(const std::string& path, const std::string& text) {
-  moe::io::OutputFile file(path);
+  moe::OutputFile file(path);
   file.write(std::as_bytes(std::span(text)));
   file.commit();
 }

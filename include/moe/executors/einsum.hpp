@@ -12,13 +12,14 @@
 namespace moe {
 
 /// The baseline that mapping tables replaced (DeepSpeed-MoE, section 5.4): with C places per expert and a one-hot mask
-/// [T,E,C], dispatch is the product `sec,sm->ecm`, every expert computes all of its C places, empty ones too, and combine
-/// is the product `sec,ecm->sm` with the weights in the mask. 4 T E C M operations that mapping tables do not need.
+/// [T,E,C], dispatch is the product `sec,sm->ecm`, every expert computes all of its C places, empty ones too, and
+/// combine is the product `sec,ecm->sm` with the weights in the mask. 4 T E C M operations that mapping tables do not
+/// need.
 ///
-/// For checking and measuring: results agree with the inner executor's up to the order of sums, and are those of its own
-/// kernels where a row has one expert. Products run on the calling thread with the inner executor's instruction set, by
-/// the kernel that computes experts; the masks are made block by block. Infinities and NaN in one row reach all others,
-/// as in every product with zeros.
+/// For checking and measuring: results agree with the inner executor's up to the order of sums, and are those of its
+/// own kernels where a row has one expert. Products run on the calling thread with the inner executor's instruction
+/// set, by the kernel that computes experts; the masks are made block by block. Infinities and NaN in one row reach all
+/// others, as in every product with zeros.
 template <class Inner>
 struct EinsumReference {
   using memory = host_memory;
@@ -119,11 +120,11 @@ struct EinsumReference {
   static constexpr int token_block = 32;
 
   struct Scratch {
-    int places = 0;          // C
-    View<float> mask;        // a block of a mask: [C,T] or [32, E C]
-    View<float> x, y;        // [T,H] and [E C, H] in panels
-    View<float> rows;        // [C,H] dispatched, or [32,H] combined
-    View<float> mid, out;    // [C,F], [C,H]
+    int places = 0;           // C
+    View<float> mask;         // a block of a mask: [C,T] or [32, E C]
+    View<float> x, y;         // [T,H] and [E C, H] in panels
+    View<float> rows;         // [C,H] dispatched, or [32,H] combined
+    View<float> mid, out;     // [C,F], [C,H]
     int* in_order = nullptr;  // 0, 1, 2, ...
   };
   static Scratch& scratch(const Frame<memory>& f) { return *static_cast<Scratch*>(f.scratch); }
@@ -202,7 +203,7 @@ struct EinsumReference {
   /// All places [E C, H] of all experts, zero where empty.
   void take_partials(Frame<memory>& f) const {
     const Scratch& s = scratch(f);
-    clear({s.y.data, s.y.rows * s.y.cols});
+    clear(Row<float>(s.y.data, s.y.rows * s.y.cols));
     for (ExpertId e = 0; e < f.dims.experts; ++e) {
       const Row<const int> entries = f.dispatch.entries(e);
       for (int c = 0; c < entries.size(); ++c) to_panels(f.partial.row(entries[c]), e * s.places + c, columns(f), s.y);

@@ -48,6 +48,12 @@ class ConfigReader {
     return value;
   }
 
+  /// The key is there and its value is null, where that means something else than no key.
+  bool says_null(const char* key) const {
+    const auto at = object_->find(key);
+    return at != object_->end() && at->is_null();
+  }
+
   int integer(Keys keys, int least, int most) const {
     const Json* value = find(keys);
     if (value == nullptr) refuse(*keys.begin(), range("an integer", least, most), "none");

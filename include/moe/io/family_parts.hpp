@@ -1,7 +1,6 @@
 // The parts that the families' configs share: sizes, which layers have experts, routers, tensor names.
 #pragma once
 
-#include <charconv>
 #include <moe/io/block_config.hpp>
 #include <string>
 #include <string_view>
@@ -150,6 +149,16 @@ inline void read_decoder_layers(const ConfigReader& config, BlockConfig& b, int 
   b.moe_layers = filter.layers();
 }
 
+/// What most decoders have: hidden width, E and K, activation, layers.
+inline void read_decoder(const ConfigReader& config, BlockConfig& b, Keys ffn, int dense = 0,
+                         Keys layers = {"num_hidden_layers"}) {
+  b.hidden = width(config, {"hidden_size"});
+  b.ffn = per_layer(config, ffn, 1, ModelLimits::width);
+  b.act = b.shared_act = gated_activation(config, {"hidden_act"});
+  read_experts_and_picks(config, b);
+  read_decoder_layers(config, b, dense, layers);
+}
+
 // ---- routers
 
 inline Normalisation sum_if(bool flag, float epsilon = 0) {
@@ -166,6 +175,10 @@ inline void sigmoid_router(BlockConfig& b, std::string bias, Normalisation norma
   b.router.bias = std::move(bias);
   b.router.normalise = normalise;
   b.router.scale = scale;
+}
+/// The bias's name unless a flag says that there is none.
+inline std::string bias_if(const ConfigReader& config, const char* flag, const char* name) {
+  return config.flag_or(true, flag) ? name : "";
 }
 inline float factor(const ConfigReader& config, Keys keys, double otherwise = 1) {
   return static_cast<float>(config.number_if_any(keys, -1e6, 1e6).value_or(otherwise));

@@ -12,11 +12,11 @@ namespace moe {
 /// such assignment; the weight is sigmoid(logit). Lewis et al. 2021 (BASE layers), section 2.2; for training: evaluate
 /// with `TopK{.k = 1, .score = Score::sigmoid}`.
 ///
-/// An auction (Bertsekas and Castanon 1989, similar objects; epsilon scaling) in integers, so that it always ends: a row
-/// bids for the expert of most value as much as makes the second best as good, and a full expert lets its lowest bid go.
-/// Places that stay empty are held by rows without wishes. O(bids (T + E)), usually a few bids per row and round, with
-/// log8(spread of the logits / epsilon) rounds. Works in the table's memory and 3 arrays of E on the stack. A spread
-/// beyond 2^23 epsilon makes epsilon larger.
+/// An auction (Bertsekas and Castanon 1989, similar objects; epsilon scaling) in integers, so that it always ends: a
+/// row bids for the expert of most value as much as makes the second best as good, and a full expert lets its lowest
+/// bid go. Places that stay empty are held by rows without wishes. O(bids (T + E)), usually a few bids per row and
+/// round, with log8(spread of the logits / epsilon) rounds. Works in the table's memory and 3 arrays of E on the stack.
+/// A spread beyond 2^23 epsilon makes epsilon larger.
 struct Base {
   static constexpr int most_experts = 4096;
 

@@ -63,8 +63,10 @@ struct ExpertChoice {
     ExpertId expert;
     View<const float> logits;
     const int* log_sums;
-    float value(int t) const noexcept { return finite_logit(logits.row(t)[expert]) - bit_cast<float>(log_sums[t]); }
-    std::uint32_t operator()(int t) const noexcept { return detail::ordered_key(value(t)); }
+    MOE_HD float value(int t) const noexcept {
+      return finite_logit(logits.row(t)[expert]) - bit_cast<float>(log_sums[t]);
+    }
+    MOE_HD std::uint32_t operator()(int t) const noexcept { return detail::ordered_key(value(t)); }
   };
 
   static int filled(Row<const Slot> row) noexcept {

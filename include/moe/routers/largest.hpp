@@ -31,9 +31,7 @@ struct Cut {
   int equal = 0;
 
   /// Asked for every key in order.
-  MOE_HD bool admits(std::uint32_t candidate) noexcept {
-    return candidate > key || (candidate == key && equal-- > 0);
-  }
+  MOE_HD bool admits(std::uint32_t candidate) noexcept { return candidate > key || (candidate == key && equal-- > 0); }
 };
 
 /// Where to cut to keep the `kept` largest of key(begin) .. key(end - 1), 1 <= kept <= end - begin; the earlier of two

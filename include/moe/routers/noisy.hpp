@@ -14,8 +14,9 @@ enum class Noise {
   jitter   // l * u, u in [1 - epsilon, 1 + epsilon): what jitter of a common factor of the gate's input does to logits
 };
 
-/// While `training`, ids come from noisy logits and weights from the clean ones, by `inner.weigh`; else this is `inner`.
-/// DeepSpeed-MoE (`sharded_moe.py`), Kool et al. 2019 (Gumbel top-k). O(E + picks * K), a logarithm or two per logit.
+/// While `training`, ids come from noisy logits and weights from the clean ones, by `inner.weigh`; else this is
+/// `inner`. DeepSpeed-MoE (`sharded_moe.py`), Kool et al. 2019 (Gumbel top-k). O(E + picks * K), a logarithm or two per
+/// logit.
 ///
 /// The K largest noisy logits are picked: `inner` has neither a selection bias nor groups. Noise is a function of the
 /// call's seed, the row's position and the expert; change the seed from step to step.
@@ -23,8 +24,8 @@ template <class Inner>
 struct Noisy {
   Inner inner;
   Noise noise = Noise::gumbel;
-  float epsilon = 0.01f;   // of jitter
-  int clean_choices = 0;   // the first choices see no noise: 1 for DeepSpeed's sampling of the second expert
+  float epsilon = 0.01f;  // of jitter
+  int clean_choices = 0;  // the first choices see no noise: 1 for DeepSpeed's sampling of the second expert
   bool training = false;
 
   MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
@@ -40,7 +41,8 @@ struct Noisy {
     const Row<Slot> sampled{out.data() + n, out.size() - n};
     int more = 0;
     for (ExpertId e = 0; e < num_logits(); ++e)
-      if (row.may_use(e) && !contains(out.first(n), e)) more = detail::insert_largest(sampled, more, {e, noisy(row, e)});
+      if (row.may_use(e) && !contains(out.first(n), e))
+        more = detail::insert_largest(sampled, more, {e, noisy(row, e)});
     inner.weigh(row, out.first(n + more));
     return n + more;
   }

@@ -17,7 +17,7 @@ struct StreamRule {
     probability  // the router inside, with as many choices as reach `mass` of the softmax over all experts
   };
   By by = By::inner;
-  int count = 0;   // 0: as many as the router inside makes
+  int count = 0;  // 0: as many as the router inside makes
   float mass = 1;
 
   static constexpr StreamRule top(int k) { return {By::inner, k, 1}; }
@@ -124,8 +124,8 @@ struct SelfContrast {
   }
 };
 
-/// out [V] = (1 + beta) strong - beta weak where strong >= log(alpha) + max(strong), else minus infinity: the next-token
-/// logits of SCMoE (section 2.3). alpha in (0, 1], beta >= 0. Equal streams give `strong` back, bit for bit.
+/// out [V] = (1 + beta) strong - beta weak where strong >= log(alpha) + max(strong), else minus infinity: the
+/// next-token logits of SCMoE (section 2.3). alpha in (0, 1], beta >= 0. Equal streams give `strong` back, bit for bit.
 inline void contrast_logits(Row<const float> strong, Row<const float> weak, float alpha, float beta,
                             Row<float> out) noexcept {
   float best = -HUGE_VALF;

@@ -9,8 +9,8 @@
 
 namespace moe {
 
-/// The K largest entries of a row of the balanced plan diag(r) exp(Z) diag(c), whose rows sum to 1/T and columns to 1/E;
-/// ties to the lower id. Weights come from the raw logits: sigmoid for K = 1, else softmax over all experts. For
+/// The K largest entries of a row of the balanced plan diag(r) exp(Z) diag(c), whose rows sum to 1/T and columns to
+/// 1/E; ties to the lower id. Weights come from the raw logits: sigmoid for K = 1, else softmax over all experts. For
 /// training; evaluate with TopK of the same score. Clark et al. 2022 (S-BASE), Megatron-LM's `sinkhorn`.
 ///
 /// exp(Z) is shifted by each row's maximum, which r absorbs, so no logit overflows. Ends when every expert's share is
@@ -44,8 +44,7 @@ struct Sinkhorn {
       const float best = largest(row);
       int n = 0;
       for (ExpertId e = 0; e < experts; ++e)
-        if (row.may_use(e))
-          n = detail::insert_largest(table.slots.row(t), n, {e, log_plan(row, e, best, columns[e])});
+        if (row.may_use(e)) n = detail::insert_largest(table.slots.row(t), n, {e, log_plan(row, e, best, columns[e])});
       table.count[t] = n;
       weigh(row, best, table.slots.row(t).first(n));
     }
@@ -80,7 +79,8 @@ struct Sinkhorn {
   }
 
   /// One round: rows sum to 1/T, then columns to 1/E. Returns how far the columns were off before, relatively.
-  double correct(const RouteContext<>& context, View<const float> logits, int usable, Row<double> columns) const noexcept {
+  double correct(const RouteContext<>& context, View<const float> logits, int usable,
+                 Row<double> columns) const noexcept {
     double entry[most_experts], share[most_experts];  // of one row; of all rows
     for (ExpertId e = 0; e < experts; ++e) share[e] = 0;
     for (int t = 0; t < logits.rows; ++t) {

@@ -22,8 +22,8 @@ struct SignBiasUpdate {
   }
 };
 
-/// b_i += rate * (K_e / (K N) - T_i / (K T)) for the N real experts of LongCat-Flash (section 2.1.1): their loads T_i go
-/// to K_e / N of the T rows, the rest of a row's K choices to the zero-computation experts, whose biases stay.
+/// b_i += rate * (K_e / (K N) - T_i / (K T)) for the N real experts of LongCat-Flash (section 2.1.1): their loads T_i
+/// go to K_e / N of the T rows, the rest of a row's K choices to the zero-computation experts, whose biases stay.
 struct ShareBiasUpdate {
   float rate = 1e-3f;
   int choices = 1;          // K, per row

@@ -1,4 +1,4 @@
-"""The families of make_cases.py: where each one's block is in transformers, and what its published checkpoints look like."""
+"""The families of make_cases.py: where each one's block is in transformers, and how its checkpoints are published."""
 
 from dataclasses import dataclass, field
 
@@ -30,7 +30,6 @@ class Family:
     common: dict = field(default_factory=lambda: COMMON)
 
 
-
 def deepseek_like(**keys):
     """Keys that the descendants of DeepSeek-V3 share."""
     return {
@@ -56,7 +55,9 @@ def qwen_like(**keys):
     }
 
 
-QWEN_NEXT = qwen_like(shared_expert_intermediate_size=28, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[])
+QWEN_NEXT = qwen_like(
+    shared_expert_intermediate_size=28, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[]
+)
 DEEPSEEK_V4 = {
     "model_type": "deepseek_v4",
     "moe_intermediate_size": INNER,
@@ -154,7 +155,8 @@ FAMILIES = [
             },
         },
         prefix="transformer.blocks.0.ffn.", router="router", run="run_dbrx", common={},
-        note="moe_normalize_expert_weights is absent in published configs and means 1: divided by the sum; w1 (gate), v1 (up) and w2 (down) are [E * I, H]; w2 is stored input-major: y = h @ w2[e]",
+        note="moe_normalize_expert_weights is absent in published configs and means 1: divided by the sum; "
+        "w1 (gate), v1 (up) and w2 (down) are [E * I, H]; w2 is stored input-major: y = h @ w2[e]",
     ),
     Family(
         "jamba", "JambaSparseMoeBlock", "JambaConfig",

@@ -128,17 +128,19 @@ def configuration(family):
     """config.json as published, and the configuration object that transformers reads from it."""
     text = {**family.common, **family.keys}
     kind = text.pop("model_type")
-    published = {"model_type": kind, "text_config": {"model_type": family.nest, **text}} if family.nest else None
-    return published or {"model_type": kind, **text}, getattr(transformers, family.config)(**text)
+    published = {"model_type": kind, **text}
+    if family.nest:
+        published = {"model_type": kind, "text_config": {"model_type": family.nest, **text}}
+    return published, getattr(transformers, family.config)(**text)
 
 
 def build(family, config, generator):
     modelling = importlib.import_module(type(config).__module__.replace("configuration_", "modeling_"))
     block_class = globals().get(family.block) or getattr(modelling, family.block)
     config._experts_implementation = "eager"
-    wants_layer = "layer_idx" in inspect.signature(block_class).parameters
-    arguments = {"ffn_dim": config.encoder_ffn_dim} if family.name == "nllb_moe" else {}
-    block = block_class(config, **({"layer_idx": family.layer} if wants_layer else {}), **arguments).eval()
+    known = {"layer_idx": family.layer, "ffn_dim": getattr(config, "encoder_ffn_dim", None)}
+    wanted = inspect.signature(block_class).parameters
+    block = block_class(config, **{name: value for name, value in known.items() if name in wanted}).eval()
     for name, tensor in block.state_dict().items():
         tensor.copy_(random_weight(name, tensor, config, generator))
     return block

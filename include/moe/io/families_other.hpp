@@ -1,0 +1,115 @@
+// Configs of encoders and decoders, of null experts, and of residual experts.
+#pragma once
+
+#include <moe/io/family_parts.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace moe::io::detail {
+
+/// Encoder and decoder layers of a family that numbers them apart.
+inline void encoder_decoder(const ConfigReader& config, BlockConfig& b, Keys encoder, Keys decoder,
+                            std::vector<std::string> encoder_prefixes, std::vector<std::string> decoder_prefixes,
+                            bool (*has_experts)(int layer, int step)) {
+  const int first = config.integer(encoder, 1, ModelLimits::layers);
+  const int second = config.integer_or(first, decoder, 0, ModelLimits::layers);
+  b.stacks = {{first, std::move(encoder_prefixes)}, {second, std::move(decoder_prefixes)}};
+  const auto add = [&](int begin, int layers, const char* key) {
+    const int step = config.integer_or(4, key, 0, ModelLimits::layers);
+    for (int i = 0; i < layers; ++i)
+      if (step > 0 && has_experts(i, step)) b.moe_layers.push_back(begin + i);
+  };
+  add(0, first, "encoder_sparse_step");
+  add(first, second, "decoder_sparse_step");
+}
+
+inline void read_switch(const ConfigReader& config, BlockConfig& b) {
+  b.hidden = width(config, {"d_model", "hidden_size"});
+  b.ffn = width(config, {"d_ff"});
+  b.gated = false;
+  b.ungated_act = ungated_activation(config, {"dense_act_fn"}, "relu");
+  b.router.experts = config.integer({"num_experts"}, 1, ModelLimits::experts);
+  b.router.score = Score::softmax;
+  b.router.kind = RouterConfig::Kind::capacity;
+  b.router.capacity = config.integer_or(64, "expert_capacity", 1, ModelLimits::positions);
+  encoder_decoder(config, b, {"num_layers", "num_hidden_layers"}, {"num_decoder_layers"},
+                  {"encoder.block.{i}.layer.1.", "model.encoder.block.{i}.layer.1."},
+                  {"decoder.block.{i}.layer.2.", "model.decoder.block.{i}.layer.2."},
+                  [](int i, int step) { return step == 1 || i % step == 1; });
+  b.gate.weight = {"mlp.router.classifier.weight"};
+  if (config.flag_or(false, "router_bias")) b.gate.bias = "mlp.router.classifier.bias";
+  b.experts = {ungated("mlp.experts.expert_{e}.", "wi", "wo", false)};
+}
+
+inline void read_nllb_moe(const ConfigReader& config, BlockConfig& b) {
+  b.hidden = width(config, {"d_model", "hidden_size"});
+  b.gated = false;
+  b.biased = true;
+  b.ungated_act = ungated_activation(config, {"activation_function"}, "relu");
+  b.router.experts = config.integer({"num_experts"}, 2, ModelLimits::experts);
+  b.router.k = 2;
+  b.router.score = Score::softmax;
+  b.router.normalise = Normalisation::by_sum(0, 1.1920929e-7f);  // float32's epsilon
+  const std::string second = config.text_or("all", {"second_expert_policy"});
+  if (second != "all") config.refuse("second_expert_policy", "\"all\" (others draw lots)", in_quotes(second));
+  const double part = config.number_if_any("moe_eval_capacity_token_fraction", -1e6, 1e6).value_or(1);
+  if (part < 1) {
+    b.router.kind = RouterConfig::Kind::capacity;
+    if (config.flag_or(false, "batch_prioritized_routing"))
+      config.refuse("batch_prioritized_routing", "false where rows are turned away", "true");
+    if (part > 0)
+      b.router.capacity_of_rows = part;
+    else
+      b.router.capacity = config.integer_or(64, "expert_capacity", 1, ModelLimits::positions);
+    b.router.renormalise_left = !config.flag_or(false, "normalize_router_prob_before_dropping");
+  }
+  b.output_scale = 1 - factor(config, {"moe_token_dropout"}, 0.2);
+  encoder_decoder(
+      config, b, {"encoder_layers"}, {"decoder_layers"}, {"model.encoder.layers.{i}.", "encoder.layers.{i}."},
+      {"model.decoder.layers.{i}.", "decoder.layers.{i}."}, [](int i, int step) { return (i + 1) % step == 0; });
+  std::vector<int> widths(static_cast<std::size_t>(b.stacks[0].layers), width(config, {"encoder_ffn_dim"}));
+  widths.resize(static_cast<std::size_t>(std::max(b.layers(), 1)),
+                config.integer_or(widths[0], "decoder_ffn_dim", 1, ModelLimits::width));
+  b.ffn = widths;
+  b.gate.weight = {"ffn.router.classifier.weight"};
+  if (config.flag_or(false, "router_bias")) b.gate.bias = "ffn.router.classifier.bias";
+  b.experts = {ungated("ffn.experts.expert_{e}.", "fc1", "fc2", true)};
+}
+
+/// As many layers as the config or else the checkpoint has.
+inline void layers_if_any(const ConfigReader& config, BlockConfig& b, std::vector<std::string> prefixes) {
+  const int layers = config.integer_or(0, {"num_hidden_layers", "num_layers"}, 1, ModelLimits::layers);
+  b.stacks = {{layers, std::move(prefixes)}};
+}
+inline void read_adamoe(const ConfigReader& config, BlockConfig& b) {
+  b.hidden = width(config, {"hidden_size"});
+  b.ffn = width(config, {"intermediate_size"});
+  b.act = gated_activation(config, {"hidden_act"});
+  b.router.nulls = config.integer({"num_null_experts"}, 0, ModelLimits::experts);
+  read_experts_and_picks(config, b);
+  b.router.kind = RouterConfig::Kind::null_experts;
+  layers_if_any(config, b, decoder_prefixes());
+  b.moe_layers = LayerFilter(config, b.layers()).layers();
+  name_as_mixtral(b);
+  b.gate.weight.push_back("block_sparse_moe.gate2.weight");
+}
+inline void read_pr_moe(const ConfigReader& config, BlockConfig& b) {
+  b.hidden = width(config, {"hidden_size"});
+  b.ffn = width(config, {"ffn_hidden_size"});
+  b.gated = false;
+  b.biased = true;
+  b.ungated_act = ungated_activation(config, {"hidden_act"}, "gelu_tanh");
+  read_experts_and_picks(config, b, {"top_k", "num_experts_per_tok"});
+  b.router.score = Score::softmax;
+  if (config.flag_or(false, "drop_tokens")) config.refuse("drop_tokens", "false", "true");
+  layers_if_any(config, b, {"transformer.layers.{i}.", "model.layers.{i}."});
+  b.gate.weight = {"mlp.deepspeed_moe.gate.wg.weight"};
+  b.experts = {ungated("mlp.deepspeed_moe.experts.deepspeed_experts.{e}.", "dense_h_to_4h", "dense_4h_to_h", true)};
+  if (!config.flag_or(true, "use_residual")) return;
+  shared_network(b, SharedConfig::Mixing::learned, b.ffn, ungated("mlp.mlp.", "dense_h_to_4h", "dense_4h_to_h", true));
+  b.shared.weight = "mlp.coefficient.weight";
+  b.shared.bias = "mlp.coefficient.bias";
+}
+
+}  // namespace moe::io::detail
