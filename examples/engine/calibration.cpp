@@ -175,6 +175,16 @@ moe::io::Json calibration_as_json(const Calibration& calibration) {
           {"layers", layers}};
 }
 
+namespace {
+
+/// The first layer with experts from `layer` on; the number of layers if there is none.
+int next_moe_layer(const moe::io::ModelConfig& config, int layer) {
+  while (layer < config.layers && !config.is_moe_layer(layer)) ++layer;
+  return layer;
+}
+
+}  // namespace
+
 Calibration load_calibration(const std::filesystem::path& file, const moe::io::ModelConfig& config) {
   using moe::io::ConfigReader;
   constexpr double most = std::numeric_limits<float>::max();
@@ -189,9 +199,10 @@ Calibration load_calibration(const std::filesystem::path& file, const moe::io::M
   const moe::io::Json* const layers = reader.find({"layers"});
   if (layers == nullptr || !layers->is_array()) reader.refuse("layers", "an array", "none");
   for (const moe::io::Json& entry : *layers) {
+    const int expected = next_moe_layer(config, result.layers.empty() ? 0 : result.layers.back().layer + 1);
     if (!entry.is_object()) reader.refuse("layers", "objects", "another entry");
     const ConfigReader layer(entry, moe::concat(file.string(), ": in \"layers\""));
-    result.layers.push_back({layer.integer({"layer"}, 0, config.layers - 1),
+    result.layers.push_back({layer.integer({"layer"}, expected, std::min(expected, config.layers - 1)),
                              static_cast<float>(layer.number({"sensitivity"}, 1e-30, most)),
                              static_cast<float>(layer.number({"beta"}, 0, most)),
                              {}});
@@ -199,6 +210,9 @@ Calibration load_calibration(const std::filesystem::path& file, const moe::io::M
     if (result.layers.back().picks.size() != static_cast<std::size_t>(config.experts)) {
       layer.refuse("picks", moe::concat(config.experts, " counts"), std::to_string(result.layers.back().picks.size()));
     }
+  }
+  if (next_moe_layer(config, result.layers.empty() ? 0 : result.layers.back().layer + 1) < config.layers) {
+    reader.refuse("layers", "an entry for every layer with experts", std::to_string(result.layers.size()));
   }
   return result;
 }

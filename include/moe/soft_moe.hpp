@@ -11,7 +11,7 @@
 namespace moe {
 
 /// y = C experts(D^T x), where D and C [T,S] are softmaxes of the same logits, over rows and over the S = E * p slots
-/// (Puigcerver et al. 2023, section 2.1 and algorithm 2). Slot s is computed by expert s / p of `layer`, with weight 1.
+/// (Puigcerver et al. 2023). Slot s is computed by expert s / p of `layer`, with weight 1.
 ///
 /// logits = l2(x) (scale * l2(phi))^T, each row divided by its norm + 1e-6. Nothing is dropped and every expert
 /// computes p rows, but every output depends on all rows of the call: for encoders, and there is no `decode`. The

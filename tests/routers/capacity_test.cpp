@@ -412,6 +412,15 @@ TEST_CASE("a factor per sequence goes by the length of the sequence") {
   const Rule rule{.inner = softmax_top(2, 1), .per_sequence = true};  // 6 / 2 and 2 / 2
   CHECK(ids_of_all(routed(rule, logits, context)) == std::vector<int>{0, 0, 0, -1, -1, -1, 0, -1});
 }
+TEST_CASE("rows at the same position are sequences of their own") {
+  oracle::Random random(710);
+  const std::vector<float> logits = everyone_wants_the_first(4, random);
+  const int positions[] = {7, 7, 7, 7};
+  moe::RouteContext<> context;
+  context.positions = positions;
+  const Rule rule{.inner = softmax_top(2, 1), .fixed = 1, .per_sequence = true};
+  CHECK(ids_of_all(routed(rule, logits, context)) == std::vector<int>{0, 0, 0, 0});
+}
 TEST_CASE("without positions the whole call is one sequence") {
   oracle::Random random(707);
   const std::vector<float> logits = everyone_wants_the_first(9, random);

@@ -6,6 +6,7 @@
 
 #include "command_line.hpp"
 #include "loss.hpp"
+#include "sampling.hpp"
 
 namespace programs {
 

@@ -5,6 +5,7 @@
 #include <moe/io/checkpoint.hpp>
 #include <moe/io/tensor_set.hpp>
 
+#include "block.hpp"
 #include "command_line.hpp"
 
 namespace {
@@ -68,49 +69,39 @@ std::string tensor_lines(const TensorSet& set) {
 
 // ---- models
 
-int moe_layers(const ModelConfig& c) {
-  int n = 0;
-  for (int layer = 0; layer < c.layers; ++layer) n += c.is_moe_layer(layer) ? 1 : 0;
-  return n;
-}
-
 /// Opening checked the config, all headers, gates and experts; this is the rest.
 void validate(const Checkpoint& checkpoint) {
-  engine::check_backbone(checkpoint);
-  for (int layer = 0; layer < checkpoint.config().layers; ++layer) {
-    if (checkpoint.config().is_moe_layer(layer)) checkpoint.gate(layer);
-  }
+  if (checkpoint.is_language_model()) engine::check_backbone(checkpoint);
+  for (const int layer : checkpoint.blocks().moe_layers) checkpoint.gate(layer);
 }
 
 struct ExpertBytes {
   explicit ExpertBytes(const Checkpoint& checkpoint) {
-    const ModelConfig& c = checkpoint.config();
-    stored = 3 * static_cast<std::uint64_t>(c.expert_ffn) * static_cast<std::uint64_t>(c.hidden) *
-             element_bytes(checkpoint.default_format());
-    all = stored * static_cast<std::uint64_t>(c.experts) * static_cast<std::uint64_t>(moe_layers(c));
-    for (const engine::Format format :
-         {engine::Format::f32, engine::Format::bf16, engine::Format::f16, engine::Format::q8_0}) {
+    const moe::io::BlockConfig& blocks = checkpoint.blocks();
+    for (const int layer : blocks.moe_layers) {
+      const std::uint64_t one = bytes_of(checkpoint, checkpoint.expert_shape(layer));
+      if (layer == checkpoint.first_moe_layer()) stored = one;
+      all += one * static_cast<std::uint64_t>(blocks.router.experts.at(layer));
+    }
+    using engine::Format;
+    for (const Format format : {Format::f32, Format::bf16, Format::f16, Format::q8_0, Format::mxfp4}) {
       engine::with_format(format, [&]<class F>(std::type_identity<F>) {
         records[std::string(engine::format_name(format))] =
             moe::PanelLayout::record_bytes<F>(checkpoint.expert_shape());
       });
     }
   }
-  std::uint64_t stored = 0, all = 0;             // in the checkpoint: one expert, all experts
+  static std::uint64_t bytes_of(const Checkpoint& checkpoint, const moe::ExpertShape& s) {
+    const std::uint64_t weights = static_cast<std::uint64_t>(s.gated ? 3 : 2) * static_cast<std::uint64_t>(s.ffn) *
+                                  static_cast<std::uint64_t>(s.hidden);
+    return checkpoint.stores_mxfp4() ? weights / 32 * sizeof(moe::mxfp4)
+                                     : weights * element_bytes(checkpoint.default_format());
+  }
+  std::uint64_t stored = 0, all = 0;             // in the checkpoint: one expert, all experts; without biases
   std::map<std::string, std::uint64_t> records;  // in memory: one expert by format
 };
 
-Json model_as_json(const Checkpoint& checkpoint) {
-  const ModelConfig& c = checkpoint.config();
-  const ExpertBytes bytes(checkpoint);
-  Json out = tensors_as_json(checkpoint.tensors());
-  out["family"] = moe::io::family_name(c.family);
-  out["layers"] = c.layers;
-  out["moe_layers"] = moe_layers(c);
-  out["experts"] = c.experts;
-  out["experts_per_token"] = c.experts_per_token;
-  out["hidden"] = c.hidden;
-  out["expert_ffn"] = c.expert_ffn;
+void add_backbone(Json& out, const ModelConfig& c) {
   out["dense_ffn"] = c.dense_ffn;
   out["vocab"] = c.vocab;
   out["heads"] = c.heads;
@@ -119,34 +110,66 @@ Json model_as_json(const Checkpoint& checkpoint) {
   out["max_positions"] = c.max_positions;
   out["sliding_window"] = c.sliding_window ? Json(*c.sliding_window) : Json();
   out["tied_embeddings"] = c.tied_embeddings;
-  out["format"] = engine::format_name(engine::format_of(checkpoint.default_format()));
+}
+
+Json model_as_json(const Checkpoint& checkpoint) {
+  const moe::io::BlockConfig& b = checkpoint.blocks();
+  const int first = checkpoint.first_moe_layer();
+  const ExpertBytes bytes(checkpoint);
+  Json out = tensors_as_json(checkpoint.tensors());
+  out["family"] = b.family;
+  out["layers"] = b.layers();
+  out["moe_layers"] = b.moe_layers.size();
+  out["experts"] = b.router.experts.at(first);
+  out["experts_per_token"] = b.router.k.at(first);
+  out["hidden"] = b.hidden;
+  out["expert_ffn"] = b.ffn.at(first);
+  out["shared_ffn"] = b.shared.ffn.at(first);
+  if (checkpoint.is_language_model()) add_backbone(out, checkpoint.config());
+  out["format"] = engine::format_name(engine::format_of(checkpoint));
   out["bytes_per_expert"] = bytes.stored;
   out["bytes_of_experts"] = bytes.all;
   out["record_bytes"] = bytes.records;
   return out;
 }
 
-std::string model_as_text(const Checkpoint& checkpoint) {
-  const ModelConfig& c = checkpoint.config();
-  const ExpertBytes bytes(checkpoint);
+std::string backbone_as_text(const ModelConfig& c) {
   const auto text = [](int n) { return std::to_string(n); };
-  const std::string format(engine::format_name(engine::format_of(checkpoint.default_format())));
-  std::string out = "family     " + std::string(moe::io::family_name(c.family)) + "\n";
-  out += "layers     " + text(c.layers) + ", " + text(moe_layers(c)) + " of them with experts\n";
-  out += "experts    " + text(c.experts) + " a layer, " + text(c.experts_per_token) + " a token\n";
-  out += "widths     hidden " + text(c.hidden) + ", expert " + text(c.expert_ffn) +
-         (moe_layers(c) < c.layers ? ", dense " + text(c.dense_ffn) : "") + ", vocabulary " + text(c.vocab) +
-         (c.tied_embeddings ? " (tied)" : "") + "\n";
-  out += "attention  " + text(c.heads) + " heads of " + text(c.head_dim) + ", " + text(c.kv_heads) +
+  return "attention  " + text(c.heads) + " heads of " + text(c.head_dim) + ", " + text(c.kv_heads) +
          " of keys and values, " + text(c.max_positions) + " positions" +
-         (c.sliding_window ? ", window of " + text(*c.sliding_window) : "") + "\n";
-  out += "an expert  gate and up [" + text(c.expert_ffn) + ", " + text(c.hidden) + "], down [" + text(c.hidden) + ", " +
-         text(c.expert_ffn) + "], " + format + ", " + std::to_string(bytes.stored) + " bytes\n";
+         (c.sliding_window ? ", window of " + text(*c.sliding_window) : "") + "\nvocabulary " + text(c.vocab) +
+         (c.tied_embeddings ? " (tied)" : "") + "\n";
+}
+
+std::string expert_as_text(const Checkpoint& checkpoint) {
+  const auto text = [](int n) { return std::to_string(n); };
+  const moe::ExpertShape s = checkpoint.expert_shape();
+  return std::string(s.gated ? "gate and up [" : "up [") + text(s.ffn) + ", " + text(s.hidden) + "], down [" +
+         text(s.hidden) + ", " + text(s.ffn) + "], " + std::string(engine::format_name(engine::format_of(checkpoint)));
+}
+
+std::string model_as_text(const Checkpoint& checkpoint) {
+  const moe::io::BlockConfig& b = checkpoint.blocks();
+  const int first = checkpoint.first_moe_layer();
+  const ExpertBytes bytes(checkpoint);
+  const auto text = [](auto n) { return std::to_string(n); };
+  std::string out = "family     " + b.family + "\n";
+  out += "layers     " + text(b.layers()) + ", " + text(b.moe_layers.size()) + " of them with experts\n";
+  out += "experts    " + text(b.router.experts.at(first)) + " a layer, " + text(b.router.k.at(first)) + " a token\n";
+  out += "widths     hidden " + text(b.hidden) + ", expert " + text(b.ffn.at(first));
+  if (b.shared.mixing != moe::io::SharedConfig::Mixing::none) out += ", shared expert " + text(b.shared.ffn.at(first));
+  const bool dense = static_cast<int>(b.moe_layers.size()) < b.layers() && b.dense_ffn > 0;
+  out += (dense ? ", dense " + text(b.dense_ffn) : "") + "\n";
+  if (checkpoint.is_language_model()) out += backbone_as_text(checkpoint.config());
+  out += "an expert  " + expert_as_text(checkpoint) + ", " + text(bytes.stored) + " bytes\n";
   out += "in memory ";
-  for (const auto& [name, size] : bytes.records)
-    out += " " + name + " " + std::to_string(size) + " bytes" + (name == "q8_0" ? "\n" : ",");
-  out += "all of it  " + tensors_summary(checkpoint.tensors());
-  return out + "           of which experts " + std::to_string(bytes.all) + " bytes\n";
+  std::string separator = " ";
+  for (const auto& [name, size] : bytes.records) {
+    out += separator + name + " " + text(size) + " bytes";
+    separator = ", ";
+  }
+  out += "\nall of it  " + tensors_summary(checkpoint.tensors());
+  return out + "           of which experts " + text(bytes.all) + " bytes\n";
 }
 
 struct Arguments {

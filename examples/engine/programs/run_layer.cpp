@@ -148,8 +148,8 @@ std::shared_ptr<const Checkpoint> open_checkpoint(const Arguments& arguments) {
   const std::filesystem::path model = arguments.model, given = arguments.weights;
   const bool here = !given.empty() && std::filesystem::exists(given);  // or else from the model's directory
   const std::optional<int> layer = arguments.layer < 0 ? std::nullopt : std::optional(arguments.layer);
-  return std::make_shared<const Checkpoint>(Checkpoint::of_layer(
-      model, moe::io::TensorSet(given.empty() ? model : (here ? absolute(given) : model / given)), layer));
+  const std::filesystem::path weights = given.empty() ? model : (here ? absolute(given) : model / given);
+  return std::make_shared<const Checkpoint>(Checkpoint::of_layer(model, weights, layer));
 }
 
 /// A rule about all rows of a call (capacity) needs them in one chunk.

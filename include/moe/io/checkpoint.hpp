@@ -13,6 +13,7 @@
 #include <moe/error.hpp>
 #include <moe/expert.hpp>
 #include <moe/formats.hpp>
+#include <moe/io/block_locator.hpp>
 #include <moe/io/families.hpp>
 #include <moe/io/model_config.hpp>
 #include <moe/io/network_tensors.hpp>
@@ -35,19 +36,23 @@ namespace moe::io {
 /// file, tensor, byte, expected, found.
 class Checkpoint {
  public:
-  explicit Checkpoint(const std::filesystem::path& directory) : Checkpoint(directory, TensorSet(directory)) {}
+  explicit Checkpoint(const std::filesystem::path& directory)
+      : Checkpoint(load(directory), directory, true, std::nullopt) {}
   /// With other weights than the directory's own, e.g. a `weights_file` beside them (relative to `directory`).
   Checkpoint(const std::filesystem::path& directory, const std::filesystem::path& weights_file)
-      : Checkpoint(directory, TensorSet(directory / weights_file)) {}
+      : Checkpoint(load(directory), directory / weights_file, true, std::nullopt) {}
   Checkpoint(const std::filesystem::path& directory, TensorSet tensors)
       : Checkpoint(load(directory), std::move(tensors), true, std::nullopt) {}
   /// One layer, the first with experts if none is named; the files need no other one.
-  static Checkpoint of_layer(const std::filesystem::path& directory, TensorSet tensors, std::optional<int> layer) {
-    return {load(directory), std::move(tensors), false, layer};
+  static Checkpoint of_layer(const std::filesystem::path& directory, const std::filesystem::path& weights,
+                             std::optional<int> layer) {
+    return {load(directory), weights, false, layer};
   }
 
   /// With only those layers, prefixes and layouts that this checkpoint has.
   const BlockConfig& blocks() const noexcept { return blocks_; }
+  /// The family is known as a whole model.
+  bool is_language_model() const noexcept { return model_.has_value(); }
   /// The whole language model; throws `IoError` for families of which only the blocks are known.
   const ModelConfig& config() const {
     if (!model_) raise(IoError(place_, "family", "one that is known as a whole model", in_quotes(blocks_.family)));
@@ -79,7 +84,9 @@ class Checkpoint {
   // ---- one layer's tensors, by the names of `blocks()`
 
   /// The full name of a layer's tensor.
-  std::string layer_tensor(int layer, std::string_view name) const { return layer_prefix(layer) + std::string(name); }
+  std::string layer_tensor(int layer, std::string_view name) const {
+    return detail::layer_prefix(blocks_, layer) + std::string(name);
+  }
   bool has(int layer, std::string_view name) const {
     return !name.empty() && tensors_.find(layer_tensor(layer, name)) != nullptr;
   }
@@ -117,8 +124,6 @@ class Checkpoint {
   ExpertTensors shared(int layer) const { return shared_network(layer).read(0); }
   /// The feed-forward of a layer without experts, in families that an engine runs as whole models.
   ExpertTensors dense(int layer) const { return dense_network(layer).read(0); }
-  /// Throws `IoError` unless a layer without experts has its feed-forward.
-  void check_dense(int layer) const { dense_network(layer).check(); }
 
  private:
   struct Loaded {
@@ -130,18 +135,18 @@ class Checkpoint {
     return {parse_json(read_text(file, ModelLimits::file_bytes), file.string()), file.string()};
   }
 
+  Checkpoint(const Loaded& loaded, const std::filesystem::path& weights, bool whole, std::optional<int> layer)
+      : Checkpoint(loaded, TensorSet(weights), whole, layer) {}
   Checkpoint(const Loaded& loaded, TensorSet tensors, bool whole, std::optional<int> layer)
       : place_(loaded.place), tensors_(std::move(tensors)) {
     const ConfigReader config(loaded.json, place_);
     blocks_ = read_block_config(config);
-    if (whole && is_language_model(blocks_.family)) model_ = read_model_config(config);
-    if (!whole) keep_one_layer(layer);
-    find_layers();
-    if (blocks_.moe_layers.empty())
-      raise(IoError(tensors_.files()[0].path().string(), "model", "a layer with experts", "none"));
-    if (!whole) blocks_.moe_layers.resize(1);
-    find_layout();
+    if (whole && io::is_language_model(blocks_.family)) model_ = read_model_config(config);
+    detail::BlockLocator locator(blocks_, tensors_);
+    if (!whole) locator.keep_one_layer(layer, place_);
+    locator.locate();
     for (const int moe_layer : blocks_.moe_layers) check_layer(moe_layer);
+    if (model_) check_dense_layers();
     default_format_ = experts(first_moe_layer()).type();
   }
 
@@ -151,89 +156,12 @@ class Checkpoint {
     return all;
   }
 
-  // ---- what of the config this checkpoint has
-
-  /// The layer that was asked for, or else the first one whose gate is there.
-  void keep_one_layer(std::optional<int> layer) {
-    std::vector<int>& layers = blocks_.moe_layers;
-    const bool counted = !layers.empty() || blocks_.layers() > 0;
-    if (layer && counted && !blocks_.is_moe_layer(*layer))
-      raise(IoError(place_, "layer", concat("one with experts among the model's ", blocks_.layers()),
-                    std::to_string(*layer)));
-    if (layer) {
-      layers = {*layer};
-    } else {
-      const auto first = std::find_if(layers.begin(), layers.end(), [&](int l) { return has_any_gate(l); });
-      if (first != layers.end()) layers = {*first};
-    }
-  }
-  bool has_any_gate(int layer) const {
-    int first = 0;
-    for (const LayerStack& stack : blocks_.stacks) {
-      const int begin = std::exchange(first, first + stack.layers);
-      if (layer < begin || layer >= first) continue;
-      for (const std::string& prefix : stack.prefixes)
-        if (has_gate(prefix, layer - begin)) return true;
-    }
-    return false;
-  }
-  /// Of each stack, the prefix that is there and how many layers; stacks that are not in the file at all have no layer.
-  void find_layers() {
-    int first = 0;
-    std::size_t missing = 0;
-    for (LayerStack& stack : blocks_.stacks) {
-      const std::string* found = nullptr;
-      const int known = first_layer_of(stack, first);
-      for (const std::string& prefix : stack.prefixes)
-        if (found == nullptr && has_gate(prefix, known - first)) found = &prefix;
-      if (found == nullptr) {
-        ++missing;
-        found = &stack.prefixes[0];
-      }
-      stack.prefixes = {std::string(*found)};
-      if (stack.layers == 0) count_layers(stack);
-      first += stack.layers;
-    }
-    if (missing != 0 && missing < blocks_.stacks.size()) drop_missing_stacks();
-  }
-  int first_layer_of(const LayerStack& stack, int first) const {
-    const auto at = std::lower_bound(blocks_.moe_layers.begin(), blocks_.moe_layers.end(), first);
-    const bool inside = at != blocks_.moe_layers.end() && *at < first + stack.layers;
-    return inside ? *at : first;
-  }
-  bool has_gate(const std::string& prefix, int layer) const {
-    return tensors_.find(detail::tensor_name(prefix, layer) + blocks_.gate.weight[0]) != nullptr;
-  }
-  /// The layers of a config that does not say how many: all that have a gate, or the one that was asked for.
-  void count_layers(LayerStack& stack) {
-    std::vector<int>& layers = blocks_.moe_layers;
-    const bool asked = !layers.empty();
-    for (int i = 0; i < ModelLimits::layers && !asked; ++i)
-      if (has_gate(stack.prefixes[0], i)) layers.push_back(i);
-    if (layers.empty()) layers = {0};
-    stack.layers = layers.back() + 1;
-  }
-  void drop_missing_stacks() {
-    int first = 0;
-    for (const LayerStack& stack : blocks_.stacks) {
-      const int begin = std::exchange(first, first + stack.layers), end = first;
-      if (has_gate(stack.prefixes[0], first_layer_of(stack, begin) - begin)) continue;
-      std::erase_if(blocks_.moe_layers, [&](int layer) { return layer >= begin && layer < end; });
-    }
-  }
-  /// The first layout whose tensors are there; if none is, the first one, which is then reported as missing.
-  void find_layout() {
-    for (const NetworkTensors& layout : blocks_.experts) {
-      const std::string name = detail::tensor_name(layout.up, 0, 0) + (layout.mxfp4 ? "_blocks" : "");
-      if (!has(first_moe_layer(), name)) continue;
-      blocks_.experts = {NetworkTensors(layout)};
-      return;
-    }
-    blocks_.experts.resize(1);
-  }
-
   // ---- checks
 
+  void check_dense_layers() const {
+    for (int layer = 0; layer < blocks_.layers(); ++layer)
+      if (!blocks_.is_moe_layer(layer)) dense_network(layer).check();
+  }
   void check_layer(int layer) const {
     check_gate(layer);
     check_router(layer);
@@ -301,23 +229,19 @@ class Checkpoint {
 
   // ---- networks
 
-  std::string layer_prefix(int layer) const {
-    int first = 0;
-    for (const LayerStack& stack : blocks_.stacks) {
-      if (layer < first + stack.layers || &stack == &blocks_.stacks.back())
-        return detail::tensor_name(stack.prefixes[0], layer - first);
-      first += stack.layers;
-    }
-    return {};
-  }
   detail::NetworkReader experts(int layer) const {
-    return {tensors_, blocks_.experts[0], layer_prefix(layer), expert_shape(layer), blocks_.router.experts.at(layer)};
+    return {tensors_, blocks_.experts[0], detail::layer_prefix(blocks_, layer), expert_shape(layer),
+            blocks_.router.experts.at(layer)};
   }
   detail::NetworkReader shared_network(int layer) const {
-    return {tensors_, blocks_.shared.tensors, layer_prefix(layer), blocks_.shared_shape(layer), 1};
+    return {tensors_, blocks_.shared.tensors, detail::layer_prefix(blocks_, layer), blocks_.shared_shape(layer), 1};
   }
   detail::NetworkReader dense_network(int layer) const {
-    return {tensors_, blocks_.dense, layer_prefix(layer), {blocks_.hidden, blocks_.dense_ffn, true, false}, 1};
+    return {tensors_,
+            blocks_.dense,
+            detail::layer_prefix(blocks_, layer),
+            {blocks_.hidden, blocks_.dense_ffn, true, false},
+            1};
   }
 
   std::string place_;  // of the config

@@ -9,7 +9,7 @@
 namespace moe {
 
 /// One expert per row, at most ceil(T / E) rows per expert, the sum of the chosen logits within T * epsilon of the best
-/// such assignment; the weight is sigmoid(logit). Lewis et al. 2021 (BASE layers), section 2.2; for training: evaluate
+/// such assignment; the weight is sigmoid(logit). Lewis et al. 2021 (BASE layers); for training: evaluate
 /// with `TopK{.k = 1, .score = Score::sigmoid}`.
 ///
 /// An auction (Bertsekas and Castanon 1989, similar objects; epsilon scaling) in integers, so that it always ends: a

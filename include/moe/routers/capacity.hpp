@@ -12,14 +12,13 @@ namespace moe {
 /// Whom a full expert turns away.
 enum class Drop {
   by_position,  // the last rows: Switch, GShard, DeepSpeed's top-2
-  at_random,    // any subset with the same probability: random token selection, Kim et al. 2021, section 3.2
+  at_random,    // any subset with the same probability: random token selection, Kim et al. 2021
   by_score,     // the smallest weights as `inner` gave them: DeepSpeed's "probs", V-MoE's batch priority
   nothing       // nobody: DeepSpeed's drop_tokens=false
 };
 
 /// A column rule around any token router: an expert computes at most C = max(ceil(T k factor / E), minimum) rows, and
-/// never more than T. Fedus et al. 2021, section 2.2; DeepSpeed-MoE (`sharded_moe.py`); Lepikhin et al. 2020,
-/// section 3.2.
+/// never more than T. Fedus et al. 2021; DeepSpeed-MoE (`sharded_moe.py`); Lepikhin et al. 2020.
 ///
 /// A dropped choice keeps its place in the row with id -1 and weight 0; the layer's output for a row that lost all its
 /// choices is zero. A pure function of the call: neither threads nor the memory of the machine matter. O(k T) by

@@ -11,11 +11,11 @@
 namespace moe {
 
 /// Each expert takes the c = ceil(T factor / E) rows with the largest probability of it, softmax over experts; ties to
-/// the earlier row. The weight is that probability. Zhou et al. 2022, section 3.2. O(T E); works in the table's memory.
+/// the earlier row. The weight is that probability. Zhou et al. 2022. O(T E); works in the table's memory.
 ///
 /// Balanced by construction; a row gets 0 to E experts, in descending order of weight. What a row gets depends on the
 /// other rows of the call, later ones too: for training and for encoders. With `most_per_row` a row that more experts
-/// chose keeps its largest weights (the paper's section 3.3 caps them too, by another rule), and the workspace has room
+/// chose keeps its largest weights (the paper has a cap too, by another rule), and the workspace has room
 /// for that many slots per row instead of E.
 struct ExpertChoice {
   int experts = 0;

@@ -5,6 +5,7 @@
 
 #include <moe/error.hpp>
 #include <moe/expert.hpp>
+#include <moe/routers/largest.hpp>
 #include <moe/scores.hpp>
 
 namespace moe {
@@ -121,19 +122,10 @@ struct TopK {
       if (!row.may_use(e)) continue;
       const bool inside = groups.count == 1 || ((open >> (e / (experts / groups.count))) & 1u) != 0;
       if (!inside && groups.others == GroupLimit::Others::excluded) continue;
-      n = insert(out, n, {e, inside ? key(scores, e) : 0.0f});
+      n = detail::insert_largest(out, n, {e, inside ? key(scores, e) : 0.0f});
     }
     return n;
   }
-  MOE_HD static int insert(Row<Slot> out, int n, Slot slot) noexcept {
-    if (n == out.size() && (n == 0 || !(slot.weight > out[n - 1].weight))) return n;
-    const int size = n < out.size() ? n + 1 : n;
-    int at = size - 1;
-    for (; at > 0 && slot.weight > out[at - 1].weight; --at) out[at] = out[at - 1];
-    out[at] = slot;
-    return size;
-  }
-
   /// A bit for each of the `kept` groups with the best scores, ties to the lower group.
   MOE_HD std::uint64_t best_groups(const RowContext& row, const RowScores& scores) const noexcept {
     float group_score[GroupLimit::most];

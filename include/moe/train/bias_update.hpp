@@ -8,7 +8,7 @@
 
 namespace moe {
 
-/// b_e += rate * sign(mean load - load_e) (Wang et al. 2024, algorithm 1; DeepSeek-V3, section 2.1.2, rate 1e-3).
+/// b_e += rate * sign(mean load - load_e) (Wang et al. 2024; DeepSeek-V3, rate 1e-3).
 struct SignBiasUpdate {
   float rate = 1e-3f;
 
@@ -22,7 +22,7 @@ struct SignBiasUpdate {
   }
 };
 
-/// b_i += rate * (K_e / (K N) - T_i / (K T)) for the N real experts of LongCat-Flash (section 2.1.1): their loads T_i
+/// b_i += rate * (K_e / (K N) - T_i / (K T)) for the N real experts of LongCat-Flash: their loads T_i
 /// go to K_e / N of the T rows, the rest of a row's K choices to the zero-computation experts, whose biases stay.
 struct ShareBiasUpdate {
   float rate = 1e-3f;

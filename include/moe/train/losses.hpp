@@ -21,7 +21,7 @@ inline void count_choices(const RoutingTable<>& table, int most, Row<int> loads)
 }
 
 /// Every null expert (the last `nulls` ids) gets the nulls' mean share: no balance is forced among them (AdaMoE, Zeng
-/// et al. 2024, section 3.3).
+/// et al. 2024, section 3).
 inline void average_nulls(Row<double> shares, int nulls) noexcept {
   double sum = 0;
   for (int e = shares.size() - nulls; e < shares.size(); ++e) sum += shares[e];
@@ -44,7 +44,7 @@ double log_sum_exp(Row<Real> logits) noexcept {
 /// coefficient * E * sum_e f_e P_e, with P_e the mean over rows of softmax(logits)_e and f_e = `shares` [E], which is a
 /// constant to the gradient. Adds the gradient to `gradient` [T,E] unless that is empty. O(T E).
 ///
-/// What f is makes the loss: choices / T is Switch's (Fedus et al. 2021, equation 4) and, from first choices,
+/// What f is makes the loss: choices / T is Switch's (Fedus et al. 2021) and, from first choices,
 /// DeepSpeed's for top-2; choices / (T k) is DeepSpeed's for top-k; choices / T over true and null experts, then
 /// `average_nulls`, is AdaMoE's. With f = 1/E for all it is `coefficient`.
 template <class Real>
@@ -67,7 +67,7 @@ double balance_loss(View<Real> logits, Row<const double> shares, double coeffici
   return scale * total;
 }
 
-/// coefficient * mean over rows of (log sum_e e^l)^2: keeps logits small (ST-MoE, Zoph et al. 2022, equation 5). Adds
+/// coefficient * mean over rows of (log sum_e e^l)^2: keeps logits small (ST-MoE, Zoph et al. 2022). Adds
 /// the gradient to `gradient` [T,E] unless that is empty. O(T E).
 template <class Real>
 double z_loss(View<Real> logits, double coefficient, View<std::remove_const_t<Real>> gradient = {}) {
@@ -103,9 +103,9 @@ double flops_loss(View<Real> activations, double coefficient, View<std::remove_c
   return coefficient * total;
 }
 
-/// lambda * E / (k T^2) * sum_e (sum_t a_te) * (rows with a_te > 0): ReMoE's balanced L1 term (Wang et al. 2024,
-/// equation 10) on activations [T,E] = relu(logits). The number of active rows is a constant to the gradient, which is
-/// with respect to the activations and added to `gradient` unless that is empty. O(T E).
+/// lambda * E / (k T^2) * sum_e (sum_t a_te) * (rows with a_te > 0): ReMoE's balanced L1 term
+/// (Wang et al. 2024) on activations [T,E] = relu(logits). The number of active rows is a constant to the gradient,
+/// which is with respect to the activations and added to `gradient` unless that is empty. O(T E).
 template <class Real>
 double relu_loss(View<Real> activations, int k, double lambda, View<std::remove_const_t<Real>> gradient = {}) {
   const double rows = activations.rows, scale = lambda * activations.cols / (k * rows * rows);
@@ -126,7 +126,7 @@ double relu_loss(View<Real> activations, int k, double lambda, View<std::remove_
 }
 
 /// Holds the sparsity of ReMoE's activations at 1 - k / E: after every step lambda grows by `factor` if they are
-/// denser, else it shrinks by it (Wang et al. 2024, equation 8).
+/// denser, else it shrinks by it (Wang et al. 2024).
 struct SparsityController {
   double lambda = 1e-8;
   double factor = 1.2;
