@@ -47,8 +47,8 @@ Values random_values(std::size_t n, unsigned seed, float scale) {
 /// their own: the time does not depend on values.
 class Weights {
  public:
-  Weights(const Options& o, const moe::Cpu& cpu)
-      : cpu(cpu),
+  Weights(const Options& o, const moe::Cpu& executor)
+      : cpu(executor),
         matrix_(random_values(size(o.inter, o.hidden), 1, 0.02f)),
         dense_(random_values(size(dense_rows(o), o.hidden), 2, 0.02f)),
         dense(dense_.data(), dense_rows(o), o.hidden) {
@@ -124,26 +124,33 @@ class Stack {
   std::optional<moe::Workspace<>> workspace_;
 };
 
-/// Seconds of each way, [way]: the median over rounds in which every way takes its turn.
-std::vector<double> medians(int rounds, const std::vector<std::function<void()>>& ways) {
+/// Seconds of a step of each way, [way]. For each step every way takes its turn, round after round; the median over
+/// rounds counts, and the mean over steps.
+std::vector<double> seconds_per_step(const Options& o, int steps, const std::vector<std::function<void(int)>>& ways) {
+  std::vector<double> sums(ways.size());
   std::vector<std::vector<double>> seconds(ways.size());
-  for (int round = 0; round <= rounds; ++round) {
+  for (int step = 0; step < steps; ++step) {
+    for (std::vector<double>& s : seconds) s.clear();
+    for (int round = 0; round <= o.rounds; ++round) {
+      for (std::size_t i = 0; i < ways.size(); ++i) {
+        const double s = ceilings::best_seconds(1, [&] { ways[i](step); });
+        if (round > 0) seconds[i].push_back(s);  // the first warms up
+      }
+    }
     for (std::size_t i = 0; i < ways.size(); ++i) {
-      const double s = ceilings::best_seconds(1, ways[i]);
-      if (round > 0) seconds[i].push_back(s);  // the first warms up
+      const auto middle = seconds[i].begin() + static_cast<std::ptrdiff_t>(seconds[i].size() / 2);
+      std::nth_element(seconds[i].begin(), middle, seconds[i].end());
+      sums[i] += *middle / steps;
     }
   }
-  std::vector<double> out;
-  for (std::vector<double>& s : seconds) {
-    std::nth_element(s.begin(), s.begin() + static_cast<std::ptrdiff_t>(s.size() / 2), s.end());
-    out.push_back(s[s.size() / 2]);
-  }
-  return out;
+  return sums;
 }
 
 struct Report {
   std::string name;
-  double ratio, bound, bytes_to, bytes_from, seconds;  // of weights per step, before and after; of the cheaper step
+  double ratio, bound;    // of times
+  double expected;        // ratio of what is read, or of products
+  double bytes, seconds;  // of weights per step of the policy; no bytes where products take the time
 };
 
 // ---- AdaMoE
@@ -163,19 +170,20 @@ Report adamoe(const Options& o, const Weights& weights, int rows) {
   const moe::TopK top2{.experts = experts, .k = k};
   Stack<Nulls> nulls(weights, router, o.hidden, rows);
   Stack<moe::TopK> plain(weights, top2, o.hidden, rows);
-  const auto steps_of = [&](auto& stack, const Values& all, int columns) {
-    for (int s = 0; s < steps; ++s) stack.step(all.data() + size(s * o.layers * rows, columns), rows, nullptr, false);
+  const auto step = [&](auto& stack, const Values& all, int columns, int i) {
+    stack.step(all.data() + size(i * o.layers * rows, columns), rows, nullptr, false);
   };
-  const std::vector<double> s = medians(
-      o.rounds, {[&] { steps_of(plain, true_logits, experts); }, [&] { steps_of(nulls, logits, 2 * experts); }});
-  const double found = moe::load_of(router, {logits.data(), count, 2 * experts}), layers = o.layers;
-  const bool one = rows == 1;  // with more, rows share experts and the time goes by products, not bytes
-  return {"AdaMoE at load " + std::to_string(found).substr(0, 4) + " / top-2, " + std::to_string(rows) + " rows",
+  const std::vector<double> s = seconds_per_step(
+      o, steps,
+      {[&](int i) { step(plain, true_logits, experts, i); }, [&](int i) { step(nulls, logits, 2 * experts, i); }});
+  const double found = moe::load_of(router, {logits.data(), count, 2 * experts});
+  const double bytes = rows == 1 ? found * o.layers * weights.bytes_of_expert() : 0;  // rows share experts
+  return {"AdaMoE at load " + std::to_string(found).substr(0, 5) + " / top-2, " + std::to_string(rows) + " rows",
           s[1] / s[0],
           0.86,
-          one ? k * layers * weights.bytes_of_expert() : 0,
-          one ? found * layers * weights.bytes_of_expert() : 0,
-          s[1] / steps};
+          found / k,
+          bytes,
+          s[1]};
 }
 
 // ---- SCMoE
@@ -225,41 +233,41 @@ std::vector<Report> scmoe(const Options& o, const Weights& weights, bool with_de
                                             {moe::StreamRule::top(k), moe::StreamRule::rank(2)}};
   Stack<moe::SelfContrast<moe::TopK>> stack(weights, router, o.hidden, 2);
   constexpr int rules[] = {0, 1};
-  const auto step = [&](const Values& logits, int s, int rows, const int* rule) {
-    stack.step(logits.data() + size(s * o.layers * rows, experts), rows, rule, with_dense);
+  const auto step = [&](const Values& logits, int i, int rows, const int* rule) {
+    stack.step(logits.data() + size(i * o.layers * rows, experts), rows, rule, with_dense);
   };
-  const auto all = [&](const auto& one) {
-    for (int s = 0; s < o.steps; ++s) one(s);
-  };
-  const std::vector<double> s = medians(o.rounds, {[&] { all([&](int i) { step(streams.strong, i, 1, rules); }); },
-                                                   [&] { all([&](int i) { step(streams.both, i, 2, rules); }); },
-                                                   [&] {
-                                                     all([&](int i) {
-                                                       step(streams.strong, i, 1, rules);
-                                                       step(streams.weak, i, 1, rules + 1);
-                                                     });
-                                                   }});
+  const std::vector<double> s = seconds_per_step(
+      o, o.steps,
+      {[&](int i) { step(streams.strong, i, 1, rules); }, [&](int i) { step(streams.both, i, 2, rules); },
+       [&](int i) {
+         step(streams.strong, i, 1, rules);
+         step(streams.weak, i, 1, rules + 1);
+       }});
   const double expert = o.layers * weights.bytes_of_expert(), dense = with_dense ? dense_share * expert : 0;
   const double greedy = dense + k * expert, fused = dense + (k + streams.fresh()) * expert;
   const double passes = 2 * dense + (k + 1) * expert;
-  const std::string part = with_dense ? " (block with attention's weights)" : " (experts alone)";
-  return {{"SCMoE fused / greedy" + part, s[1] / s[0], 1.30, greedy, fused, s[1] / o.steps},
-          {"SCMoE fused / two passes" + part, s[1] / s[2], 0.85, passes, fused, s[1] / o.steps}};
+  const std::string part = with_dense ? ", attention's weights too" : ", experts alone";
+  return {{"SCMoE fused / greedy" + part, s[1] / s[0], 1.30, fused / greedy, fused, s[1]},
+          {"SCMoE fused / two passes" + part, s[1] / s[2], 0.85, fused / passes, fused, s[1]}};
 }
 
+/// Text, or JSON.
 void print(const std::vector<Report>& reports, const ceilings::Ceilings& ceiling, bool json) {
-  std::printf(json ? "{\"read_GB_per_s\": %.2f, \"GFLOP_per_s\": %.1f, \"ratios\": ["
-                   : "memory is read at %.1f GB/s, %.0f GFLOP/s\n",
-              ceiling.read_bytes_per_s * 1e-9, ceiling.flop_per_s * 1e-9);
+  const double read = ceiling.read_bytes_per_s * 1e-9, multiply = ceiling.flop_per_s * 1e-9;
+  if (json) {
+    std::printf("{\"read_GB_per_s\": %.2f, \"GFLOP_per_s\": %.1f, \"ratios\": [", read, multiply);
+  } else {
+    std::printf("memory is read at %.1f GB/s; %.0f GFLOP/s\n%-50s %6s %6s %9s %8s %8s %11s\n", read, multiply, "",
+                "ratio", "bound", "by weight", "MB/step", "ms/step", "of ceiling");
+  }
   const char* separator = "";
   for (const Report& r : reports) {
-    const double by_bytes = r.bytes_to > 0 ? r.bytes_from / r.bytes_to : 0;
-    const double rate = r.bytes_from / r.seconds, of_ceiling = rate / ceiling.read_bytes_per_s;
+    const double of_ceiling = r.bytes / r.seconds / ceiling.read_bytes_per_s;
     std::printf(
-        json ? "%s\n {\"name\": \"%s\", \"ratio\": %.4f, \"bound\": %.2f, \"by_bytes\": %.4f, \"step_MB\": %.1f, "
+        json ? "%s\n {\"name\": \"%s\", \"ratio\": %.4f, \"bound\": %.2f, \"by_weight\": %.4f, \"step_MB\": %.1f, "
                "\"step_ms\": %.4f, \"of_read_ceiling\": %.3f}"
-             : "%s%-58s %.3f (bound %.2f, by bytes %.3f), %.0f MB in %.2f ms, %.2f of the ceiling\n",
-        separator, r.name.c_str(), r.ratio, r.bound, by_bytes, r.bytes_from * 1e-6, r.seconds * 1e3, of_ceiling);
+             : "%s%-50s %6.3f %6.2f %9.3f %8.0f %8.2f %11.2f\n",
+        separator, r.name.c_str(), r.ratio, r.bound, r.expected, r.bytes * 1e-6, r.seconds * 1e3, of_ceiling);
     separator = json ? "," : "";
   }
   if (json) std::printf("]}\n");

@@ -1,5 +1,6 @@
 #include "block_weights.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -123,7 +124,8 @@ BlockRouter BlockWeights::router() const {
   moe::Capacity<moe::TopK> capacity{.inner = inner, .fixed = r.capacity, .renormalise = r.renormalise_left};
   if (r.capacity == 0) {  // a part of all rows: factor = part * E / k
     constexpr int steps = 1000;
-    capacity.factor = {static_cast<int>(std::lround(r.capacity_of_rows * steps)) * inner.experts, steps * inner.k};
+    const int part = std::max(1, static_cast<int>(std::lround(r.capacity_of_rows * steps)));
+    capacity.factor = {part * inner.experts, steps * inner.k};
   } else {
     capacity.per_sequence = true;
   }
