@@ -50,8 +50,7 @@ TrainedNulls load_nulls(const std::filesystem::path& adamoe) {
 }
 
 std::shared_ptr<const Checkpoint> open_adamoe(const std::filesystem::path& base, const std::filesystem::path& adamoe) {
-  auto checkpoint =
-      std::make_shared<const Checkpoint>(base, moe::io::TensorSet(base, adamoe / "adamoe.safetensors"));
+  auto checkpoint = std::make_shared<const Checkpoint>(base, moe::io::TensorSet(base, adamoe / "adamoe.safetensors"));
   check_added(*checkpoint, base, load_nulls(adamoe));
   return checkpoint;
 }

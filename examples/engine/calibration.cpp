@@ -83,8 +83,8 @@ class Calibrator {
     total_ = 1 + static_cast<std::int64_t>(loads.size());
     const Weights weights = trace();
     for (const LayerLoad& load : loads) {
-      result.layers.push_back({load.layer, 0, quantile(weights.ratios[static_cast<std::size_t>(load.layer)], 0.5),
-                               load.picks});
+      result.layers.push_back(
+          {load.layer, 0, quantile(weights.ratios[static_cast<std::size_t>(load.layer)], 0.5), load.picks});
     }
     std::vector<double> costs;  // S g^2 of every token and layer: the T from which on it keeps one expert
     for (LayerCalibration& layer : result.layers) {

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <moe/io/checkpoint.hpp>
 #include <moe/any_layer.hpp>
+#include <moe/io/checkpoint.hpp>
 #include <moe/storage/cached.hpp>
 #include <optional>
 #include <vector>
@@ -84,9 +84,9 @@ class MoeStack {
   TrainedNulls nulls_;
   Policy policy_;
   std::unique_ptr<RoutingObserver> observer_ = std::make_unique<RoutingObserver>();
-  std::vector<Matrix> gates_;   // [layer]
-  std::vector<Maker> makers_;   // [layer]; empty for layers without experts
-  std::vector<Bits> allowed_;   // [layer] experts that the policy may choose; empty: all
+  std::vector<Matrix> gates_;  // [layer]
+  std::vector<Maker> makers_;  // [layer]; empty for layers without experts
+  std::vector<Bits> allowed_;  // [layer] experts that the policy may choose; empty: all
   std::vector<std::unique_ptr<moe::AnyLayer<>>> layers_;
 };
 

@@ -81,9 +81,8 @@ struct WeightMover {
 };
 
 /// One type of layer for every policy.
-using PolicyRouter =
-    moe::AnyRouter<moe::TopK, moe::NullExperts<moe::TopK>, moe::SensitivityGate<moe::TopK>, moe::ExpertSkip<moe::TopK>,
-                   moe::SelfContrast<moe::TopK>, WeightMover>;
+using PolicyRouter = moe::AnyRouter<moe::TopK, moe::NullExperts<moe::TopK>, moe::SensitivityGate<moe::TopK>,
+                                    moe::ExpertSkip<moe::TopK>, moe::SelfContrast<moe::TopK>, WeightMover>;
 
 /// The router of one layer. `trained` is the family's. Throws moe::Error for a policy that does not fit the model.
 PolicyRouter router_for(const Policy& policy, const moe::TopK& trained, const TrainedNulls& nulls, int layer);

@@ -51,7 +51,8 @@ TEST_CASE("one step of two streams gives the bits of two steps, over a prompt lo
     CAPTURE(weak.count);
     const engine::Model model = two_streams(weak);
     const auto fused = logits_under(model, {0, 1}, bytes(prompt), 64);
-    const auto strong = logits_under(model, {0}, bytes(prompt), 64), weaker = logits_under(model, {1}, bytes(prompt), 64);
+    const auto strong = logits_under(model, {0}, bytes(prompt), 64),
+               weaker = logits_under(model, {1}, bytes(prompt), 64);
     bool differ = false;
     for (std::size_t i = 0; i < fused.size(); ++i) {
       const std::size_t half = fused[i].size() / 2;

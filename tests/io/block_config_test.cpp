@@ -1,6 +1,7 @@
 // The families' config.json as blocks: which layers have experts, keys and their synonyms, and what is refused.
 #include <doctest/doctest.h>
 
+#include <filesystem>
 #include <moe/io/families.hpp>
 #include <string>
 #include <vector>
@@ -207,4 +208,36 @@ TEST_CASE("a bad value is refused with its key, what was expected and what was f
     CHECK(contains(refused, "c.json"));
     CHECK(contains(refused, bad.expected));
   }
+}
+
+TEST_CASE("whatever one value of a config becomes, it is read or refused, and never believed beyond the limits") {
+  const std::vector<std::string> hostile{"null", "-1",   "0",  "1",   "2147483647", "4294967296", "1e308",
+                                         "0.5",  "true", "[]", "[0]", "{}",         "\"silu\"",   "[\"moe\"]"};
+  int read = 0, refused = 0;
+  for (const auto& folder : std::filesystem::directory_iterator(MOE_TEST_DATA "/golden")) {
+    if (!folder.is_directory()) continue;
+    const std::string family = folder.path().filename().string();
+    const Json config = golden(family);
+    const Json& text = config.contains("text_config") ? config["text_config"] : config;
+    for (const auto& [key, was] : text.items()) {
+      for (const std::string& value : hostile) {
+        CAPTURE(family);
+        CAPTURE(key);
+        CAPTURE(value);
+        try {
+          const BlockConfig b = parse(family, {{key, Json::parse(value)}});
+          ++read;
+          CHECK(b.hidden >= 1);
+          CHECK(b.hidden <= moe::io::ModelLimits::width);
+          CHECK(b.layers() <= 2 * moe::io::ModelLimits::layers);
+          CHECK(b.router.k.at(0) <= b.router.choosable(0));
+          for (const int layer : b.moe_layers) CHECK(b.is_moe_layer(layer));
+        } catch (const moe::IoError&) {
+          ++refused;
+        }
+      }
+    }
+  }
+  CHECK(read > 1000);
+  CHECK(refused > 1000);
 }

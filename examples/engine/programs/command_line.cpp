@@ -171,8 +171,7 @@ std::string read_file(const std::string& path) {
 std::vector<int> read_tokens(const std::string& path, std::size_t least) {
   const std::string text = read_file(path);
   if (text.size() < least) {
-    moe::raise(
-        moe::IoError(path, "text", "at least " + std::to_string(least) + " bytes", std::to_string(text.size())));
+    moe::raise(moe::IoError(path, "text", "at least " + std::to_string(least) + " bytes", std::to_string(text.size())));
   }
   std::vector<int> tokens;
   tokens.reserve(text.size());

@@ -34,7 +34,8 @@ constexpr const char* paper_figures =
     "accuracy .6777 to .6768; 1.35 x faster with offloaded experts\n"
     "SCMoE (Shi et al. 2024), Mixtral-8x7B, strong top-2, weak rank-2: GSM8K 61.79 to 66.94 at beta .5 (.1: 62.62, .9: "
     "64.29); 1.30 x the time per token on 4 A100; 46.2 % of the weak picks are not among the strong\n"
-    "expert skipping (Lu et al. 2024): beta is the median of second to first weight, so about half the tokens use one\n";
+    "expert skipping (Lu et al. 2024): beta is the median of second to first weight, so about half the tokens use "
+    "one\n";
 
 struct Arguments {
   ModelOptions model;
@@ -52,7 +53,9 @@ struct Arguments {
     app.add_option("--calibration-tokens", calibration_tokens, "Tokens that calibrate, at most half of the text")
         ->check(count)
         ->capture_default_str();
-    app.add_option("--decode", decode, "Tokens decoded by every policy in a round")->check(count)->capture_default_str();
+    app.add_option("--decode", decode, "Tokens decoded by every policy in a round")
+        ->check(count)
+        ->capture_default_str();
     app.add_option("--rounds", rounds, "Rounds of decoding, of which the median counts")
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
@@ -78,12 +81,12 @@ class Comparison {
         model_(model),
         adamoe_(adamoe),
         calibration_text_(text.first(std::min(text.size() / 2, std::size_t(arguments.calibration_tokens)))),
-        text_(text.subspan(text.size() / 2).first(
-            std::min(text.size() - text.size() / 2, std::size_t(arguments.tokens)))),
+        text_(text.subspan(text.size() / 2)
+                  .first(std::min(text.size() - text.size() / 2, std::size_t(arguments.tokens)))),
         window_(std::min(model.config().max_positions, 512)) {
-    constexpr int lines = 13;
-    const auto passes = static_cast<std::int64_t>(text_.size()), sample = static_cast<std::int64_t>(calibration_text_.size());
-    total_ = passes * (lines + 2 + (adamoe != nullptr ? 2 : 0)) + (adamoe != nullptr ? sample * shift_halvings : 0) +
+    const std::int64_t lines = adamoe == nullptr ? 11 : 13, halvings = adamoe == nullptr ? 0 : shift_halvings;
+    total_ = static_cast<std::int64_t>(text_.size()) * (lines + 1) +
+             static_cast<std::int64_t>(calibration_text_.size()) * halvings +
              std::int64_t{arguments.decode} * arguments.rounds * (lines + 2);
   }
 
@@ -103,8 +106,8 @@ class Comparison {
   }
 
   void print_text() const {
-    std::printf("%-34s %10s %8s %8s %8s %9s %8s\n", "policy", "bits/byte", "against", "right", "experts",
-                "FLOPs of", "decode");
+    std::printf("%-34s %10s %8s %8s %8s %9s %8s\n", "policy", "bits/byte", "against", "right", "experts", "FLOPs of",
+                "decode");
     std::printf("%-34s %10s %8s %8s %8s %9s %8s\n", "", "", "trained", "%", "a token", "experts", "tokens/s");
     for (const Line& line : lines_) {
       std::printf("%-34s %10.4f %+7.2f%% %8.2f %8.3f %9.3f %8.0f\n", line.name.c_str(), line.quality.bits_per_byte(),
@@ -112,11 +115,12 @@ class Comparison {
                   100 * line.quality.share_right(), line.quality.experts_per_token, flops(line),
                   line.tokens_per_second);
     }
-    std::printf("\nself-contrast: %.2f %% of the text's bytes lie outside the cut at alpha %.2f (bits are without the "
-                "cut);\n%.1f %% of the weak picks are not among the strong; a fused step takes %.2f of a greedy one and "
-                "%.2f of two passes\n",
-                100 * lines_.back().quality.share_outside(), static_cast<double>(arguments_.alpha), 100 * fresh_share_,
-                fused_to_greedy_, fused_to_two_passes_);
+    std::printf(
+        "\nself-contrast: %.2f %% of the text's bytes lie outside the cut at alpha %.2f (bits are without the "
+        "cut);\n%.1f %% of the weak picks are not among the strong; a fused step takes %.2f of a greedy one and "
+        "%.2f of two passes\n",
+        100 * lines_.back().quality.share_outside(), static_cast<double>(arguments_.alpha), 100 * fresh_share_,
+        fused_to_greedy_, fused_to_two_passes_);
     std::printf("%zu bytes scored in windows of %d, %zu bytes calibrated\n\nthe papers' own figures:\n%s", text_.size(),
                 window_, calibration_text_.size(), paper_figures);
   }
@@ -166,9 +170,8 @@ class Comparison {
       return;
     }
     Progress bar("calibrating");
-    calibration_ =
-        engine::calibrate(model_, calibration_text_, {.seed = arguments_.seed},
-                          [&](std::int64_t done, std::int64_t total) { bar.show(done, total); });
+    calibration_ = engine::calibrate(model_, calibration_text_, {.seed = arguments_.seed},
+                                     [&](std::int64_t done, std::int64_t total) { bar.show(done, total); });
   }
 
   void add(const std::string& name, int group, const engine::Policy& policy, Json setting = Json::object()) {
@@ -199,7 +202,10 @@ class Comparison {
     const ContrastQuality quality = score_contrast(model_, text_, window_, arguments_.alpha, betas, done_);
     fresh_share_ = quality.fresh_share;
     for (std::size_t i = 0; i < betas.size(); ++i) {
-      lines_.push_back({"SCMoE, beta=" + number_text(static_cast<double>(betas[i]), 1), 5, quality.by_beta[i], 0,
+      lines_.push_back({"SCMoE, beta=" + number_text(static_cast<double>(betas[i]), 1),
+                        5,
+                        quality.by_beta[i],
+                        0,
                         {{"beta", betas[i]}}});
     }
   }

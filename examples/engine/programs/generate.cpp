@@ -34,9 +34,7 @@ struct ContrastArguments {
   engine::TwoStreams rules() const {
     return {strong == "trained" ? moe::StreamRule{} : engine::rule_from_text(strong), engine::rule_from_text(weak)};
   }
-  Json json() const {
-    return {{"alpha", options.alpha}, {"beta", options.beta}, {"strong", strong}, {"weak", weak}};
-  }
+  Json json() const { return {{"alpha", options.alpha}, {"beta", options.beta}, {"strong", strong}, {"weak", weak}}; }
 };
 
 struct Arguments {
@@ -123,8 +121,7 @@ class Generation {
   void run() {
     const Stopwatch watch;
     const bool all = !arguments_.logits_file.empty();
-    const engine::ConstRows logits =
-        append(given_, all ? engine::LogitsOf::every_token : engine::LogitsOf::last_token);
+    const engine::ConstRows logits = append(given_, all ? engine::LogitsOf::every_token : engine::LogitsOf::last_token);
     given_seconds_ = watch.seconds();
     if (all) write_logits(arguments_.logits_file, logits);
     if (count_ > 0) emit(given_);

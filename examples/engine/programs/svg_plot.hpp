@@ -27,8 +27,9 @@ class SvgPlot {
         y_(range(&PlotPoint::y)) {}
 
   std::string text() const {
-    std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 560\" font-family=\"sans-serif\" "
-                      "font-size=\"12\">\n<rect width=\"900\" height=\"560\" fill=\"white\"/>\n";
+    std::string svg =
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 560\" font-family=\"sans-serif\" "
+        "font-size=\"12\">\n<rect width=\"900\" height=\"560\" fill=\"white\"/>\n";
     svg += label(450, 24, title_, "middle", " font-size=\"15\"") + label(450, 548, x_title_, "middle");
     svg += label(0, 0, y_title_, "middle", " transform=\"translate(18,275) rotate(-90)\"");
     for (int i = 0; i <= ticks; ++i) svg += tick(static_cast<double>(i) / ticks);
@@ -83,8 +84,7 @@ class SvgPlot {
     const double x = x_at(x_.share(p.x)), y = y_at(y_.share(p.y));
     const bool late = x > 720;  // where the label would leave the picture
     return format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill=\"%s\"/>\n", x, y, colour) +
-           label(late ? x - 8 : x + 8, y + 4, p.label, late ? "end" : "start",
-                 std::string(" fill=\"") + colour + "\"");
+           label(late ? x - 8 : x + 8, y + 4, p.label, late ? "end" : "start", std::string(" fill=\"") + colour + "\"");
   }
 
   std::string title_, x_title_, y_title_;

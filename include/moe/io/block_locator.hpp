@@ -51,7 +51,7 @@ class BlockLocator {
     find_layers();
     if (blocks_.moe_layers.empty())
       raise(IoError(tensors_.files()[0].path().string(), "model", "a layer with experts", "none"));
-    if (one_layer_) blocks_.moe_layers.resize(1);
+    if (one_layer_) blocks_.moe_layers = {blocks_.moe_layers.front()};
     find_layout();
   }
 

@@ -15,13 +15,14 @@ inline void encoder_decoder(const ConfigReader& config, BlockConfig& b, Keys enc
   const int first = config.integer(encoder, 1, ModelLimits::layers);
   const int second = config.integer_or(first, decoder, 0, ModelLimits::layers);
   b.stacks = {{first, std::move(encoder_prefixes)}, {second, std::move(decoder_prefixes)}};
-  const auto add = [&](int begin, int layers, const char* key) {
-    const int step = config.integer_or(4, key, 0, ModelLimits::layers);
+  const auto add = [&](int begin, int layers, const char* key, const char* count) {
+    const int sparse = config.integer_or(0, count, 0, ModelLimits::layers);
+    const int step = config.integer_or(sparse > 0 ? std::max(1, layers / sparse) : 4, key, 0, ModelLimits::layers);
     for (int i = 0; i < layers; ++i)
       if (step > 0 && has_experts(i, step)) b.moe_layers.push_back(begin + i);
   };
-  add(0, first, "encoder_sparse_step");
-  add(first, second, "decoder_sparse_step");
+  add(0, first, "encoder_sparse_step", "num_sparse_encoder_layers");
+  add(first, second, "decoder_sparse_step", "num_sparse_decoder_layers");
 }
 
 inline void read_switch(const ConfigReader& config, BlockConfig& b) {

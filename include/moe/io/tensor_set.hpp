@@ -134,8 +134,9 @@ class TensorSet {
     collect();
     if (file.extension() == ".json") check_index(file);
   }
-  /// The tensors of `path`, and over them those of the file `over`: a fine-tuned variant that is stored as what changed.
-  /// A tensor of both is the one in `over`. Throws `IoError` unless it has the shape of the one that it replaces.
+  /// The tensors of `path`, and over them those of the file `over`: a fine-tuned variant that is stored as what
+  /// changed. A tensor of both is the one in `over`. Throws `IoError` unless it has the shape of the one that it
+  /// replaces.
   TensorSet(const std::filesystem::path& path, const std::filesystem::path& over) : TensorSet(path) {
     files_.emplace_back(over);
     for (const TensorInfo& tensor : files_.back().tensors()) lay_over(tensor);
