@@ -55,7 +55,6 @@ struct ByToken {
 TEST_CASE("a layer agrees with the oracle") { CHECK(wrong_rows_of({.tokens = 9}) == 0); }
 TEST_CASE("one token agrees with the oracle") { CHECK(wrong_rows_of({.tokens = 1}) == 0); }
 TEST_CASE("k = E agrees with the oracle") { CHECK(wrong_rows_of({.experts = 5, .k = 5}) == 0); }
-TEST_CASE("k beyond E agrees with the oracle") { CHECK(wrong_rows_of({.experts = 3, .k = 7}) == 0); }
 TEST_CASE("one expert agrees with the oracle") { CHECK(wrong_rows_of({.experts = 1, .k = 1}) == 0); }
 TEST_CASE("300 experts agree with the oracle") {
   CHECK(wrong_rows_of({.tokens = 5, .hidden = 16, .ffn = 8, .experts = 300, .k = 6}) == 0);
@@ -349,7 +348,18 @@ TEST_CASE("a gated form on ungated experts is refused") {
   CHECK(message_of([&] { make_layer(p, cpu); }) == "moe::MoELayer: gated experts (1 yes, 0 no): expected 1, found 0");
 }
 TEST_CASE("a router without slots is refused") {
+  struct NoSlots {
+    int num_logits() const noexcept { return 5; }
+    int num_experts() const noexcept { return 5; }
+    int max_slots() const noexcept { return 0; }
+    int select(moe::Row<const float>, moe::Row<moe::Slot>) const noexcept { return 0; }
+  };
   Small s;
-  CHECK(message_of([&] { MoELayer(moe::Linear(s.p.gate_view()), TopK{.experts = 5, .k = 0}, s.p.storage(), cpu); }) ==
+  CHECK(message_of([&] { MoELayer(moe::Linear(s.p.gate_view()), NoSlots{}, s.p.storage(), cpu); }) ==
         "moe::MoELayer: slots per token: expected at least 1, found 0");
+}
+TEST_CASE("a router whose options contradict each other is refused") {
+  Small s;
+  CHECK(message_of([&] { MoELayer(moe::Linear(s.p.gate_view()), TopK{.experts = 5, .k = 7}, s.p.storage(), cpu); }) ==
+        "moe::TopK: k: expected at most the 5 experts, found 7");
 }

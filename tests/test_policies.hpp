@@ -165,7 +165,6 @@ struct EveryToken {
   ResidentF32 storage;
   moe::ExpertForm<moe::SwiGlu> form;
   float weight;
-  int num_logits() const noexcept { return 0; }
   template <class X>
   void weigh(const X& executor, moe::Frame<>& f, moe::View<const float>, moe::Frame<>&) const {
     const moe::RoutingTable<> table = f.table;

@@ -222,11 +222,26 @@ template <class F>
 concept Form = Activation<typename F::activation> && requires(const F f) {
   { f.act } -> std::convertible_to<typename F::activation>;
   { f.weight_on } -> std::convertible_to<WeightOn>;
-  { f.output_scale } -> std::convertible_to<float>;
-  { f.expert_norm_eps } -> std::convertible_to<float>;
   f.envelope;
-  f.output;
 };
+// Hooks of a form: its members output_scale, expert_norm_eps and output, as ExpertForm has them.
+template <class F>
+constexpr float output_scale([[maybe_unused]] const F& form) {
+  if constexpr (requires { form.output_scale; }) return form.output_scale;
+  else return 1;
+}
+template <class F>
+constexpr float expert_norm_eps([[maybe_unused]] const F& form) {
+  if constexpr (requires { form.expert_norm_eps; }) return form.expert_norm_eps;
+  else return 0;
+}
+template <class F>
+constexpr decltype(auto) output_step([[maybe_unused]] const F& form) {
+  if constexpr (requires { form.output; }) return (form.output);
+  else return PlainOutput{};
+}
+template <class F>
+using OutputStepOf = std::remove_cvref_t<decltype(output_step(std::declval<const F&>()))>;
 
 /// The last step of the layer, on its whole output y [T,H]: `void finish(const X&, Frame&, View<float>) const`.
 template <class O, class X>
@@ -239,15 +254,20 @@ concept OutputStep = std::same_as<O, PlainOutput> ||
 struct NoShared {};
 
 /// Experts that every token passes: a resident storage, its form, and the weight of each row. `weigh` fills f.table
-/// [T,S] (expert s in slot s, and its weight), may use f.logits [T, num_logits], and may scale the weights of `routed`.
+/// [T,S] (expert s in slot s, and its weight), and may scale the weights of `routed`. Hook: `int num_logits() const
+/// noexcept`, columns of f.logits that it works in.
 template <class S, class X>
 concept SharedExpertsPolicy =
     requires(const S s, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in) {
       requires ResidentStorage<std::remove_cvref_t<decltype(s.storage)>>;
       requires Form<std::remove_cvref_t<decltype(s.form)>>;
-      { s.num_logits() } noexcept -> std::same_as<int>;
       s.weigh(x, f, in, f);
     };
+template <class S>
+constexpr int mixing_logits([[maybe_unused]] const S& shared) {
+  if constexpr (requires { shared.num_logits(); }) return shared.num_logits();
+  else return 0;
+}
 /// Something else that is added to the routed output (MoE++'s constant experts).
 template <class S, class X>
 concept AddedTerm = requires(const S s, const X x, Frame<typename X::memory>& f,

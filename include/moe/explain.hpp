@@ -39,8 +39,7 @@ template <class F>
 struct explain_form<F, true> {
   static_assert(sizeof(explain_activation<typename F::activation>) > 0);
   static_assert(!Activation<typename F::activation> || Form<F>,
-                "moe::Form: needs members `activation act`, `WeightOn weight_on`, `float output_scale`, `float "
-                "expert_norm_eps`, `envelope` and `output` (docs/policies.md#form)");
+                "moe::Form: needs members `activation act`, `WeightOn weight_on` and `envelope` (docs/policies.md#form)");
 };
 
 template <class R>
@@ -156,14 +155,14 @@ struct explain_envelope {
   static_assert(Envelope<decltype(F::envelope), X>,
                 "moe::Envelope: needs `int width() const noexcept`, `int outer_width() const noexcept`, `enter` and `leave` "
                 "(docs/policies.md#envelope)");
-  static_assert(OutputStep<decltype(F::output), X>,
+  static_assert(OutputStep<OutputStepOf<F>, X>,
                 "moe::Form: `output` needs `void finish(const X&, Frame&, View<float> y) const` (docs/policies.md#form)");
 };
 template <class S, class X>
 struct explain_shared {
   static_assert(Shared<S, X>,
-                "moe::Shared: needs a resident `storage`, a `form`, `int num_logits() const noexcept` and `void weigh(const X&, "
-                "Frame&, View<const float>, Frame& routed) const`; or `void add(const X&, Frame&, View<const float>, "
+                "moe::Shared: needs a resident `storage`, a `form` and `void weigh(const X&, Frame&, View<const float>, Frame& "
+                "routed) const`; or `void add(const X&, Frame&, View<const float>, "
                 "View<float> y) const` (docs/policies.md#shared)");
 };
 
@@ -186,7 +185,7 @@ template <class R, class S, class X, class F, class G, class Sh>
 inline constexpr bool sound = [] {
   if constexpr (sound_parts<R, S, X, F>) {
     if constexpr (ExecutorFor<X, S, F>)
-      return Gate<G, X> && Shared<Sh, X> && Envelope<decltype(F::envelope), X> && OutputStep<decltype(F::output), X>;
+      return Gate<G, X> && Shared<Sh, X> && Envelope<decltype(F::envelope), X> && OutputStep<OutputStepOf<F>, X>;
   }
   return false;
 }();

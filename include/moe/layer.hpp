@@ -305,7 +305,7 @@ class MoELayer {
     if constexpr (shared_experts) {
       const ExpertShape s = shared_.storage.shape();
       const int n = shared_.storage.num_experts();
-      c.shared = executor_.carve(main, staging, {tokens, s.hidden, s.ffn, shared_.num_logits(), n, n}, IdMap{n, 0});
+      c.shared = executor_.carve(main, staging, {tokens, s.hidden, s.ffn, mixing_logits(shared_), n, n}, IdMap{n, 0});
     }
     const auto experts = static_cast<std::size_t>(d.experts);
     if constexpr (contains(uses_of<Router>(), Uses::residency))
@@ -374,7 +374,8 @@ class MoELayer {
     Carved carved;
     Frame<memory> f = routed_frame(call, first, ws, observer, &carved);
     if constexpr (shared_experts) shared_.weigh(executor_, carved.shared, call.x, f);
-    if (form_.output_scale != 1) detail::scale_rows(executor_, f, detail::SameWeight{form_.output_scale});
+    if (const float scale = output_scale(form_); scale != 1)
+      detail::scale_rows(executor_, f, detail::SameWeight{scale});
     View<const float, memory> x = call.x;
     View<float, memory> y = call.y;
     if constexpr (enveloped) {
@@ -383,13 +384,13 @@ class MoELayer {
       y = carved.inner_y;
     }
     compute(f, x, carved, observer);
-    if (form_.expert_norm_eps > 0)
-      executor_.rows(f, f.dims.tokens, detail::NormaliseExperts<memory>{f, form_.expert_norm_eps});
+    if (const float epsilon = expert_norm_eps(form_); epsilon > 0)
+      executor_.rows(f, f.dims.tokens, detail::NormaliseExperts<memory>{f, epsilon});
     executor_.combine(f, x, form_, y, false);
     if constexpr (enveloped) form_.envelope.leave(executor_, f, carved.inner_y, call.y);
     add_shared(carved.shared, call);
     if constexpr (added_term) shared_.add(executor_, f, call.x, call.y);
-    if constexpr (!std::is_same_v<decltype(Form::output), PlainOutput>) form_.output.finish(executor_, f, call.y);
+    if constexpr (!std::is_same_v<OutputStepOf<Form>, PlainOutput>) output_step(form_).finish(executor_, f, call.y);
     if constexpr (requires { observer.done(f); }) observer.done(f);
   }
 

@@ -1,4 +1,4 @@
-// expect: moe::Shared: needs a resident `storage`, a `form` and `void weigh(const X&, Frame&, View<const float>) const`
+// expect: moe::Shared: needs a resident `storage`, a `form` and `void weigh(const X&, Frame&, View<const float>, Frame& routed) const`
 #include "parts.hpp"
 
 struct Mine {
@@ -6,7 +6,7 @@ struct Mine {
   moe::ExpertForm<moe::SwiGlu> form;
 #ifndef MOE_FAULT
   template <class X>
-  void weigh(const X&, moe::Frame<>&, moe::View<const float>) const {}
+  void weigh(const X&, moe::Frame<>&, moe::View<const float>, moe::Frame<>&) const {}
 #endif
 };
 
