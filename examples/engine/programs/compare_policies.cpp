@@ -10,7 +10,6 @@
 #include "command_line.hpp"
 #include "comparison.hpp"
 #include "progress.hpp"
-#include "svg_plot.hpp"
 
 namespace {
 
@@ -39,7 +38,7 @@ constexpr const char* paper_figures =
 
 struct Arguments {
   ModelOptions model;
-  std::string text, sensitivity, plot;
+  std::string text, sensitivity;
   int tokens = 16384, calibration_tokens = 4096, decode = 128, rounds = 7;
   std::uint64_t seed = 0;
   float alpha = 0.1f;
@@ -61,14 +60,12 @@ struct Arguments {
         ->capture_default_str();
     app.add_option("--alpha", alpha, "SCMoE's cut")->check(CLI::Range(1e-6, 1.0))->capture_default_str();
     app.add_option("--seed", seed, "Of random pruning and of the calibration")->capture_default_str();
-    app.add_option("--plot", plot, "Write bits per byte over experts per token to this SVG file");
   }
 };
 
 /// One line of the table.
 struct Line {
   std::string name;
-  int group = 0;  // of lines that belong together
   Quality quality;
   double tokens_per_second = 0;
   Json setting = Json::object();
@@ -92,15 +89,15 @@ class Comparison {
 
   void run() {
     calibrate();
-    add("top-" + std::to_string(model_.config().experts_per_token) + ", as trained", 0, engine::AsTrained{});
-    add("top-1", 0, engine::TopExperts{1});
+    add("top-" + std::to_string(model_.config().experts_per_token) + ", as trained", engine::AsTrained{});
+    add("top-1", engine::TopExperts{1});
     if (adamoe_ != nullptr) add_adamoe();
     for (const PaperBudget& paper : paper_budgets) add_sensitivity(paper);
-    add("expert skipping", 3, engine::SkippedExperts{calibration_.betas()});
+    add("expert skipping", engine::SkippedExperts{calibration_.betas()});
     const int half = std::max(1, model_.config().experts / 2);
     const std::string pruned = "pruned to " + std::to_string(half) + " experts, ";
-    add(pruned + "most picked", 4, engine::most_picked(calibration_.picks(), half));
-    add(pruned + "random", 4, engine::random_experts(model_.config(), half, arguments_.seed));
+    add(pruned + "most picked", engine::most_picked(calibration_.picks(), half));
+    add(pruned + "random", engine::random_experts(model_.config(), half, arguments_.seed));
     add_contrast();
     decode();
   }
@@ -134,7 +131,7 @@ class Comparison {
       one["experts_per_token"] = line.quality.experts_per_token;
       one["expert_flops_to_trained"] = flops(line);
       one["tokens_per_second"] = line.tokens_per_second;
-      if (line.group == 5) one["share_outside_cut"] = line.quality.share_outside();
+      if (line.setting.contains("beta")) one["share_outside_cut"] = line.quality.share_outside();
       all.push_back(std::move(one));
     }
     return {{"model", arguments_.model.model},
@@ -153,15 +150,6 @@ class Comparison {
             {"policies", all},
             {"papers", paper_figures}};
   }
-  std::string picture() const {
-    std::vector<PlotPoint> points;
-    for (const Line& line : lines_) {
-      points.push_back({line.quality.experts_per_token, line.quality.bits_per_byte(), line.name, line.group});
-    }
-    return SvgPlot("Routing policies on held-out text", "experts per token and layer", "bits per byte",
-                   std::move(points))
-        .text();
-  }
 
  private:
   void calibrate() {
@@ -174,25 +162,25 @@ class Comparison {
                                      [&](std::int64_t done, std::int64_t total) { bar.show(done, total); });
   }
 
-  void add(const std::string& name, int group, const engine::Policy& policy, Json setting = Json::object()) {
-    add(model_, name, group, policy, std::move(setting));
+  void add(const std::string& name, const engine::Policy& policy, Json setting = Json::object()) {
+    add(model_, name, policy, std::move(setting));
   }
-  void add(engine::Model& model, const std::string& name, int group, const engine::Policy& policy, Json setting) {
+  void add(engine::Model& model, const std::string& name, const engine::Policy& policy, Json setting) {
     model.experts().set_policy(policy);
-    lines_.push_back({name, group, score(model, text_, window_, done_), 0, std::move(setting)});
+    lines_.push_back({name, score(model, text_, window_, done_), 0, std::move(setting)});
     contestants_.emplace_back(model, policy, Contestant::How::one_stream);
   }
 
   void add_adamoe() {
-    add(*adamoe_, "AdaMoE at its own load", 1, engine::AsTrained{}, {{"shift", 0}});
+    add(*adamoe_, "AdaMoE at its own load", engine::AsTrained{}, {{"shift", 0}});
     const float shift = shift_for_load(*adamoe_, calibration_text_, window_, paper_load, done_);
-    add(*adamoe_, "AdaMoE shifted to load 1.66", 1, engine::ShiftedNulls{shift}, {{"shift", shift}});
+    add(*adamoe_, "AdaMoE shifted to load 1.66", engine::ShiftedNulls{shift}, {{"shift", shift}});
   }
 
   /// T in the units of this model: the paper's default leaves the paper's share of single experts.
   void add_sensitivity(const PaperBudget& paper) {
     const auto budget = static_cast<float>(static_cast<double>(calibration_.budget) * paper.budget / default_budget);
-    add("AdapMoE, paper's T=" + number_text(paper.budget, 3), 2,
+    add("AdapMoE, paper's T=" + number_text(paper.budget, 3),
         engine::SensitivityBudget{budget, calibration_.sensitivities()},
         {{"T", budget}, {"paper_T", paper.budget}, {"paper_single_share", paper.single_share}});
   }
@@ -203,7 +191,6 @@ class Comparison {
     fresh_share_ = quality.fresh_share;
     for (std::size_t i = 0; i < betas.size(); ++i) {
       lines_.push_back({"SCMoE, beta=" + number_text(static_cast<double>(betas[i]), 1),
-                        5,
                         quality.by_beta[i],
                         0,
                         {{"beta", betas[i]}}});
@@ -252,7 +239,6 @@ void compare(const Arguments& arguments) {
   if (!arguments.model.adamoe.empty()) adamoe.emplace(arguments.model.load());
   Comparison comparison(arguments, model, adamoe ? &*adamoe : nullptr, text);
   comparison.run();
-  if (!arguments.plot.empty()) write_file(arguments.plot, comparison.picture());
   if (arguments.model.json) {
     std::cout << json_text(comparison.json()) << "\n";
   } else {
