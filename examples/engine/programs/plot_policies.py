@@ -30,13 +30,20 @@ def read_series(path):
 
 
 def plot(series, path):
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, (everything, near) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for name, points in series.items():
-        axes.plot(*zip(*points), marker="o", label=name)
-    axes.set(xlabel="experts per token", ylabel="bits per byte", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=100)
+        for axes in (everything, near):
+            axes.plot(*zip(*points), marker="o", label=name)
+    best = min(bits for points in series.values() for _, bits in points)
+    everything.set(yscale="log", ylabel="bits per byte", title="all policies")
+    near.set(ylim=(best * 0.999, best * 1.03), title="those within 3 % of the best")
+    for axes in (everything, near):
+        axes.set(xlabel="experts per token")
+        axes.grid(alpha=0.3, which="both")
+    everything.yaxis.set_major_formatter("{x:g}")
+    everything.yaxis.set_minor_formatter("{x:g}")
+    near.legend(fontsize="small")
+    figure.savefig(path, dpi=90)
 
 
 def main():
