@@ -97,7 +97,7 @@ TEST_CASE("any mixing gives the bits of the mixing it holds") {
   const auto with = [&](auto mixing) {
     return forward(
         MoELayer(moe::Linear(s.p.gate_view()), TopK{.experts = 5, .k = 2}, s.p.storage(), moe::Cpu{.threads = 1},
-                 moe::ExpertForm<moe::SwiGlu>{}, moe::SharedExperts(shared.storage(), mixing)),
+                 moe::ExpertForm<moe::SwiGlu>{}, moe::SharedExperts{shared.storage(), mixing}),
         s.p);
   };
   const moe::SigmoidShared<> sigmoid{view(gate, s.p.setup.hidden)};

@@ -24,7 +24,7 @@ struct Block {
   template <class Mixing>
   std::vector<float> forward(const Mixing& mixing, int rows = tokens, TopK router = {.experts = 5, .k = 2}) const {
     const MoELayer layer(moe::Linear(routed.gate_view()), router, routed.storage(), moe::Cpu{.threads = 2},
-                         moe::ExpertForm<moe::SwiGlu>{}, moe::SharedExperts(shared.storage(), mixing));
+                         moe::ExpertForm<moe::SwiGlu>{}, moe::SharedExperts{shared.storage(), mixing});
     return ::forward(layer, routed, {}, rows);
   }
   /// factor * routed + sum of weight[s] * shared expert s. Sums in float round once more for each shared term.
@@ -106,7 +106,7 @@ TEST_CASE("weights of shared experts may come from the router, normalised with t
   const std::vector<float> gate = block.random.reals(7 * hidden);
   const MoELayer layer(moe::Linear(view(gate, hidden)), router, block.routed.storage(), moe::Cpu{.threads = 1},
                        moe::ExpertForm<moe::SwiGlu>{},
-                       moe::SharedExperts(block.shared.storage(), moe::RouterWeightedShared<TopK>{router}));
+                       moe::SharedExperts{block.shared.storage(), moe::RouterWeightedShared<TopK>{router}});
   const std::vector<float> y = forward(layer, block.routed);
   for (int t = 0; t < tokens; ++t) {
     std::vector<Value> scores;
@@ -137,7 +137,7 @@ TEST_CASE("router-weighted shared experts refuse a call that brings a table") {
   const std::vector<float> gate(7 * hidden);
   const MoELayer layer(moe::Linear(view(gate, hidden)), router, block.routed.storage(), moe::Cpu{.threads = 1},
                        moe::ExpertForm<moe::SwiGlu>{},
-                       moe::SharedExperts(block.shared.storage(), moe::RouterWeightedShared<TopK>{router}));
+                       moe::SharedExperts{block.shared.storage(), moe::RouterWeightedShared<TopK>{router}});
   Table table(tokens, 2);
   const moe::RoutingTable<> given = table.get();
   CHECK(message_of([&] { forward(layer, block.routed, {.table = &given}); }) ==
@@ -171,6 +171,6 @@ TEST_CASE("shared experts of another kind of activation than their weights are r
   const Problem<float> ungated({.hidden = hidden, .experts = 1, .gated = false}, block.random);
   CHECK(message_of([&] {
           MoELayer(moe::Linear(block.routed.gate_view()), TopK{.experts = 5, .k = 2}, block.routed.storage(),
-                   moe::Cpu{.threads = 1}, moe::ExpertForm<moe::SwiGlu>{}, moe::SharedExperts(ungated.storage()));
+                   moe::Cpu{.threads = 1}, moe::ExpertForm<moe::SwiGlu>{}, moe::SharedExperts{ungated.storage()});
         }) == "moe::MoELayer: gated shared experts (1 yes, 0 no): expected 1, found 0");
 }
