@@ -219,7 +219,8 @@ TEST_CASE("whatever one value of a config becomes, it is read or refused, and ne
     const std::string family = folder.path().filename().string();
     const Json config = golden(family);
     const Json& text = config.contains("text_config") ? config["text_config"] : config;
-    for (const auto& [key, was] : text.items()) {
+    for (const auto& item : text.items()) {
+      const std::string& key = item.key();
       for (const std::string& value : hostile) {
         CAPTURE(family);
         CAPTURE(key);
