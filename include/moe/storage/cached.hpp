@@ -117,7 +117,7 @@ struct CacheState {
       state.statistics.bytes_read += state.record_bytes;
     } else if (slot.claim != nullptr) {
       slot.phase = Phase::failed;
-      slot.error.emplace(*error);
+      slot.error.emplace(std::string(error->what()));  // its own text: a copied exception shares it between threads
     } else {
       state.empty(slot);
     }
