@@ -90,3 +90,19 @@ TEST_CASE("forward over experts that come one by one allocates nothing") {
                             Cpu{.threads = 2});
   CHECK(allocations_of(layer, p.x_view(), 7) == 0);
 }
+TEST_CASE("forward with a state from the layer before allocates nothing") {
+  oracle::Random random(406);
+  const Problem<float> p(setup, random);
+  const std::vector<float> residual(6 * 6), state_in(7 * 6);
+  std::vector<float> state_out(7 * 6), y(p.x.size());
+  const moe::MoELayer layer(moe::ResidualLinear(p.gate_view(), view(residual, 6)), moe::TopK{.experts = 6, .k = 3},
+                            p.storage(), Cpu{.threads = 1});
+  moe::Workspace ws(layer.workspace(7));
+  const moe::Call<> call{.x = p.x_view(),
+                         .y = view(y, p.setup.hidden),
+                         .router_state_in = view(state_in, 6),
+                         .router_state_out = view(state_out, 6)};
+  const long before = allocations;
+  layer.forward(call, ws);
+  CHECK(allocations == before);
+}

@@ -19,7 +19,7 @@ struct NormaliseRow {
   float epsilon, scale;
   MOE_HD void operator()(int t) const noexcept {
     const Row<const float> x = in.row(t);
-    const float inverse = scale / std::sqrt(sum_of_squares(x) / static_cast<float>(x.size()) + epsilon);
+    const float inverse = scale / root_mean_square(x, epsilon);
     for (int i = 0; i < x.size(); ++i) out.row(t)[i] = x[i] * inverse * (gain != nullptr ? gain[i] : 1.0f);
   }
 };

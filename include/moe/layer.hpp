@@ -1,7 +1,6 @@
 // MoELayer: the walk of one call (gate, route, group, acquire, experts, combine).
 #pragma once
 
-#include <cmath>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -70,8 +69,7 @@ struct NormaliseExperts {
     for (int k = 0; k < frame.table.size(t); ++k) {
       if (!frame.ids.network(frame.table.slots.row(t)[k].expert)) continue;
       const Row<float> row = frame.partial.row(t * frame.dims.slots + k);
-      const float mean = sum_of_squares(row) / static_cast<float>(row.size());
-      const float inverse = 1 / std::sqrt(mean + epsilon);
+      const float inverse = 1 / root_mean_square(row, epsilon);
       for (float& x : row) x *= inverse;
     }
   }
@@ -252,18 +250,17 @@ class MoELayer {
       require_equal(where, "rows of x_router", c.x.rows, in.rows);
       require_equal(where, "columns of the gate's input", gate_.inputs(), in.cols);
     }
-    check_state(c, c.router_state_in, "router_state_in");
-    check_state(c, c.router_state_out, "router_state_out");
+    check_state(c, c.router_state_in, "rows of router_state_in", "columns of router_state_in");
+    check_state(c, c.router_state_out, "rows of router_state_out", "columns of router_state_out");
     require_context(Uses::tokens, c.context.tokens, "context.tokens");
     require_context(Uses::rules, c.context.rules, "context.rules");
     require_context(Uses::positions, c.context.positions, "context.positions");
   }
   template <class V>
-  void check_state(const Call<memory>& c, const V& state, const char* name) const {
+  void check_state(const Call<memory>& c, const V& state, const char* rows, const char* columns) const {
     if (state.data == nullptr && state.cols == 0) return;
-    const std::string what = concat(" of ", name);
-    require_equal("moe::MoELayer::forward", concat("rows", what).c_str(), c.x.rows, state.rows);
-    require_equal("moe::MoELayer::forward", concat("columns", what).c_str(), state_columns(gate_), state.cols);
+    require_equal("moe::MoELayer::forward", rows, c.x.rows, state.rows);
+    require_equal("moe::MoELayer::forward", columns, state_columns(gate_), state.cols);
   }
   void require_context(Uses use, const int* given, const char* name) const {
     if (given == nullptr && contains(required_uses(router_), use))

@@ -145,6 +145,9 @@ MOE_HD inline float dot(Row<const float> a, Row<const float> b) noexcept {
   for (int i = 0; i < a.size(); ++i) chains[i % 8] = fma(a[i], b[i], chains[i % 8]);
   return ((chains[0] + chains[4]) + (chains[1] + chains[5])) + ((chains[2] + chains[6]) + (chains[3] + chains[7]));
 }
-MOE_HD inline float sum_of_squares(Row<const float> row) noexcept { return dot(row, row); }
+/// sqrt(mean of squares + epsilon).
+MOE_HD inline float root_mean_square(Row<const float> row, float epsilon) noexcept {
+  return std::sqrt(dot(row, row) / static_cast<float>(row.size()) + epsilon);
+}
 
 }  // namespace moe
