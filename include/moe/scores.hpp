@@ -79,8 +79,12 @@ struct Normalisation {
     for (const Slot& s : picked)
       total += by == By::norm && power != 1 ? std::pow(std::fabs(s.weight), power) : s.weight;
     if (by == By::norm && power != 1) total = std::pow(total, 1 / power);
-    total += more + epsilon;
-    return total < floor ? floor : total;
+    return bounded(total + more);
+  }
+  /// What a sum of weights comes to as a divisor.
+  MOE_HD float bounded(float sum) const noexcept {
+    sum += epsilon;
+    return sum < floor ? floor : sum;
   }
   MOE_HD void apply(Row<Slot> picked, float more = 0) const noexcept {
     if (by == By::nothing) return;
@@ -109,16 +113,18 @@ class RowScores {
   /// Scores of chosen ids become their weights; ids beyond the logits get none.
   MOE_HD void weigh(Row<Slot> picked) noexcept {
     if (score_ == Score::softmax_of_picked) over(picked);
-    for (Slot& s : picked) s.weight = s.expert >= 0 && s.expert < logits_.size() ? (*this)(s.expert) : 0.0f;
+    for (Slot& s : picked) s.weight = has(s.expert) ? (*this)(s.expert) : 0.0f;
   }
 
  private:
+  MOE_HD bool has(ExpertId e) const noexcept { return e >= 0 && e < logits_.size(); }
   MOE_HD void over(Row<const Slot> picked) noexcept {
     best_ = -HUGE_VALF;
     sum_ = 0;
     for (const Slot& s : picked)
-      if (const float l = logit(s.expert); l > best_) best_ = l;
-    for (const Slot& s : picked) sum_ += relative(logit(s.expert));
+      if (has(s.expert) && logit(s.expert) > best_) best_ = logit(s.expert);
+    for (const Slot& s : picked)
+      if (has(s.expert)) sum_ += relative(logit(s.expert));
   }
   MOE_HD float of(float logit) const noexcept {
     switch (score_) {

@@ -213,6 +213,18 @@ TEST_CASE("ids chosen by other means get the weights they would have had") {
     CHECK(bits(router_laws::weights(again)) == bits(router_laws::weights(chosen)));
   }
 }
+TEST_CASE("ids beyond the logits weigh nothing, and the others as if they were not there") {
+  const std::vector<float> logits{1, 0, -1, 2};
+  moe::RowContext context;
+  context.logits = row(logits);
+  for (const Score score : {Score::softmax_of_picked, Score::softmax, Score::sigmoid}) {
+    const TopK router{.experts = 4, .k = 2, .score = score};
+    std::vector<moe::Slot> some{{3, 0}, {0, 0}}, more{{3, 0}, {-7, 1}, {0, 0}, {4, 1}};
+    router.weigh(context, {some.data(), 2});
+    router.weigh(context, {more.data(), 4});
+    CHECK(bits(router_laws::weights(more)) == bits(std::vector<float>{some[0].weight, 0, some[1].weight, 0}));
+  }
+}
 TEST_CASE("property: chosen experts lie in at most the kept groups, as sorting says") {
   CHECK(rc::check("groups", [](std::uint32_t seed) {
     oracle::Random random(seed);

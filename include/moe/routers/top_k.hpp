@@ -51,12 +51,12 @@ struct TopK {
   /// picked ones'.
   MOE_HD void weigh_shared(const RowContext& row, Row<const Slot> picked, Row<float> out) const noexcept {
     const RowScores scores = scores_of(row);
-    float total = shared_sum(scores) + normalise.epsilon;
+    float total = shared_sum(scores);
     for (const Slot& s : picked) total += scores(s.expert);
+    const float divisor = normalise.by == Normalisation::By::nothing ? 1.0f : normalise.bounded(total);
     for (int i = 0; i < shared; ++i) {
       out[i] = scores(choosable() + i) * scale;
-      if (normalise.by != Normalisation::By::nothing && total > 0)
-        out[i] /= total < normalise.floor ? normalise.floor : total;
+      if (divisor > 0) out[i] /= divisor;
     }
   }
 
