@@ -46,7 +46,7 @@ template <class Source>
 std::vector<std::byte> record(const Source& source, moe::ExpertId e) {
   const moe::Buffer buffer(source.bytes(0));
   moe::PendingReads read(1);
-  source.read(e, 0, buffer.data(), &moe::PendingReads::done, &read);
+  source.read({e, 0, buffer.data(), &moe::PendingReads::done, &read});
   read.wait();
   return {buffer.data(), buffer.data() + buffer.bytes()};
 }
@@ -68,15 +68,16 @@ struct Planned {
   moe::ExpertShape shape() const noexcept { return source.shape(); }
   int num_experts() const noexcept { return source.num_experts(); }
   std::size_t bytes(int format) const noexcept { return source.bytes(format); }
-  void read(moe::ExpertId e, int format, std::byte* to, moe::ReadDone done, void* who) const {
+  int choose(const moe::ExpertNeed& need) const noexcept { return moe::choose(source, need); }
+  void read(const moe::ReadRequest& request) const {
     const int n = plan->reads++;
     if (plan->delay_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(plan->delay_us));
     if (n >= plan->fail_from && n < plan->fail_from + plan->fail_count) {
-      std::memset(to, 0xff, bytes(format));
+      std::memset(request.to, 0xff, bytes(request.format));
       const moe::IoError error("injected fault");
-      return done(who, &error);
+      return request.done(request.who, &error);
     }
-    source.read(e, format, to, done, who);
+    source.read(request);
   }
 };
 

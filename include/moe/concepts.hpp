@@ -133,20 +133,45 @@ MOE_HD inline void finish(const R& router, Row<Slot> row) noexcept {
 
 // ---- Storage
 
-/// Called once by `RecordSource::read` when the record is complete, or with what went wrong.
+/// Called once for every `RecordSource::read` when the record is complete, or with what went wrong.
 using ReadDone = void (*)(void* who, const Error* error) noexcept;
 
-/// Reads packed records into memory that somebody else owns: `bytes(format)` bytes, `page_alignment`-aligned.
-/// `read` may answer at once on this thread or later on another; it answers exactly once and does not throw.
+/// Whether a call waits for a record, or may want it soon: sources with a queue serve what is waited for first.
+enum class Urgency : int { now, later };
+
+/// One record to be read into memory that somebody else owns.
+struct ReadRequest {
+  ExpertId expert = -1;
+  int format = 0;              // index in the source's formats
+  std::byte* to = nullptr;     // bytes(format) bytes, page_alignment-aligned
+  ReadDone done = nullptr;
+  void* who = nullptr;         // what `done` is given
+  Urgency urgency = Urgency::now;
+};
+
+/// Reads packed records. `read` may answer at once on this thread or later on another; it answers exactly once and
+/// does not throw. Hooks: `void hurry(const void* who) const noexcept`, a record that was asked for with
+/// Urgency::later is waited for now; `int choose(const ExpertNeed&) const noexcept`, the least precise format that
+/// serves a need (formats stand from the most precise on), or -1 if the need may go unserved.
 template <class S>
-concept RecordSource = std::movable<S> && requires(const S s, ExpertId e, int format, std::byte* to, ReadDone done, void* who) {
+concept RecordSource = std::movable<S> && requires(const S s, int format, const ReadRequest& request) {
   typename S::layout;
   typename S::formats;
   { s.shape() } noexcept -> std::same_as<ExpertShape>;
   { s.num_experts() } noexcept -> std::same_as<int>;
   { s.bytes(format) } noexcept -> std::same_as<std::size_t>;
-  s.read(e, format, to, done, who);
+  s.read(request);
 };
+template <class S>
+void hurry([[maybe_unused]] const S& source, [[maybe_unused]] const void* who) noexcept {
+  if constexpr (requires { source.hurry(who); }) source.hurry(who);
+}
+/// The least precise format that serves a need; negative: the need may go unserved.
+template <class S>
+int choose([[maybe_unused]] const S& source, [[maybe_unused]] const ExpertNeed& need) noexcept {
+  if constexpr (requires { { source.choose(need) } -> std::same_as<int>; }) return source.choose(need);
+  else return 0;
+}
 template <class S>
 concept StorageFacts = std::movable<S> && requires(const S s) {
   typename S::memory;

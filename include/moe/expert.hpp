@@ -41,7 +41,7 @@ struct ExpertNeed {
   ExpertId expert = -1;
   std::int32_t rows = 0;     // rows of the batch that chose it
   float largest_weight = 0;  // over those rows
-  float mass_ahead = 0;      // smallest sum of weights that precede it in a row (HOBBIT's importance)
+  float mass_ahead = 0;      // smallest share of a row's weight that precedes it (HOBBIT's unimportance)
 };
 
 /// What kernels see of one expert: its record in the layout of the storage; null bytes mean "skipped by choice".

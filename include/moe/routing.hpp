@@ -144,15 +144,16 @@ inline void group_by_expert(const RoutingTable<host_memory>& table, IdMap ids, D
   d.offset[0] = 0;
 }
 
-/// Sum of the weights of a row that are larger than that of one slot (or as large, and chosen earlier): HOBBIT's
-/// unimportance.
+/// Share of a row's weight that lies on slots of larger weight than one slot's (or as large, and chosen earlier): 0 for
+/// the first choice. HOBBIT's unimportance score (Tang et al. 2024, section 3.2).
 inline float mass_ahead(Row<const Slot> row, int slot) noexcept {
-  float ahead = 0;
+  float ahead = 0, total = 0;
   for (int k = 0; k < row.size(); ++k) {
     const bool larger = row[k].weight > row[slot].weight || (row[k].weight == row[slot].weight && k < slot);
     if (larger) ahead += row[k].weight;
+    total += row[k].weight;
   }
-  return ahead;
+  return total > 0 ? ahead / total : ahead;
 }
 
 /// The experts that have rows, by id, with what a storage may weigh them by. `needs` has room for E.

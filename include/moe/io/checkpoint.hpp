@@ -297,10 +297,10 @@ class CheckpointExperts {
   int num_experts() const noexcept { return checkpoint_->blocks().router.experts.at(layer_); }
   std::size_t bytes(int) const noexcept { return layout::record_bytes<Format>(shape()); }
 
-  /// Writes the record of expert `e` to `to` and answers `done` before it returns, with the error if there was one.
-  void read(ExpertId e, int, std::byte* to, ReadDone done, void* who) const noexcept {
-    const std::optional<Error> error = pack(e, to);
-    done(who, error ? &*error : nullptr);
+  /// Answers before it returns, with the error if there was one.
+  void read(const ReadRequest& request) const noexcept {
+    const std::optional<Error> error = pack(request.expert, request.to);
+    request.done(request.who, error ? &*error : nullptr);
   }
 
  private:

@@ -21,19 +21,17 @@ class Background {
   ExpertShape shape() const noexcept { return shared_->source.shape(); }
   int num_experts() const noexcept { return shared_->source.num_experts(); }
   std::size_t bytes(int format) const noexcept { return shared_->source.bytes(format); }
-  void read(ExpertId e, int format, std::byte* to, ReadDone done, void* who) const {
-    shared_->queue.push({&shared_->source, e, format, to, done, who});
+  int choose(const ExpertNeed& need) const noexcept { return moe::choose(shared_->source, need); }
+  void read(const ReadRequest& request) const { shared_->queue.push({&shared_->source, request}, request.urgency); }
+  void hurry(const void* who) const noexcept {
+    shared_->queue.hurry([who](const Job& job) { return job.request.who == who; });
   }
 
  private:
   struct Job {
     const Source* source = nullptr;
-    ExpertId expert = -1;
-    int format = 0;
-    std::byte* to = nullptr;
-    ReadDone done = nullptr;
-    void* who = nullptr;
-    void operator()() const { source->read(expert, format, to, done, who); }
+    ReadRequest request;
+    void operator()() const { source->read(request); }
   };
   struct Shared {
     Shared(Source s, int threads) : source(std::move(s)), queue(threads) {}

@@ -41,13 +41,17 @@ class ConcatSource {
   std::size_t bytes(int format) const noexcept {
     return a_.bytes(format) > b_.bytes(format) ? a_.bytes(format) : b_.bytes(format);
   }
-  void read(ExpertId e, int format, std::byte* to, ReadDone done, void* who) const {
+  void read(ReadRequest request) const {
     const int first = a_.num_experts();
-    if (e < first)
-      a_.read(e, format, to, done, who);
-    else
-      b_.read(e - first, format, to, done, who);
+    if (request.expert < first) return a_.read(request);
+    request.expert -= first;
+    b_.read(request);
   }
+  void hurry(const void* who) const noexcept {
+    moe::hurry(a_, who);
+    moe::hurry(b_, who);
+  }
+  int choose(const ExpertNeed& need) const noexcept { return moe::choose(a_, need); }
 
  private:
   A a_;

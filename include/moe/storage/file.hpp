@@ -111,7 +111,7 @@ void write_records(const std::string& path, std::span<const Source> layers) {
     for (ExpertId e = 0; e < layer.num_experts(); ++e) {
       std::memset(record.data(), 0, record.bytes());
       PendingReads read(1);
-      layer.read(e, 0, record.data(), &PendingReads::done, &read);
+      layer.read({e, 0, record.data(), &PendingReads::done, &read});
       read.wait();
       file.write({record.data(), record.bytes()});
     }
@@ -157,10 +157,15 @@ class File {
   std::size_t bytes(int) const noexcept { return shared_->head.stride(); }
   bool direct() const noexcept { return shared_->file.direct(); }
 
-  void read(ExpertId e, int, std::byte* to, ReadDone done, void* who) const {
+  void read(const ReadRequest& request) const {
     const std::uint64_t index =
-        static_cast<std::uint64_t>(layer_) * shared_->head.experts + static_cast<std::uint64_t>(e);
-    shared_->queue.push({shared_.get(), page_alignment + index * shared_->head.stride(), to, done, who});
+        static_cast<std::uint64_t>(layer_) * shared_->head.experts + static_cast<std::uint64_t>(request.expert);
+    shared_->queue.push(
+        {shared_.get(), page_alignment + index * shared_->head.stride(), request.to, request.done, request.who},
+        request.urgency);
+  }
+  void hurry(const void* who) const noexcept {
+    shared_->queue.hurry([who](const Job& job) { return job.who == who; });
   }
 
  private:

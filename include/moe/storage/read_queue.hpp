@@ -1,20 +1,67 @@
 // ReadQueue: worker threads that read records while the caller computes.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <cstddef>
 #include <mutex>
 #include <thread>
 #include <vector>
 
+#include <moe/concepts.hpp>
+
 namespace moe {
 
-/// Jobs are taken in the order they were pushed. The ring grows only when more jobs wait than ever before, so a steady
-/// state allocates nothing. Destruction finishes what was pushed, then joins: no job is lost and none runs afterwards.
+namespace detail {
+
+/// First in, first out; grows only when more wait than ever before, so a steady state allocates nothing.
+template <class Job>
+class JobRing {
+ public:
+  explicit JobRing(std::size_t capacity) : ring_(capacity) {}
+  bool empty() const noexcept { return size_ == 0; }
+  void push(const Job& job) {
+    if (size_ == ring_.size()) grow();
+    at(size_++) = job;
+  }
+  Job pop() noexcept {
+    const Job job = at(0);
+    first_ = (first_ + 1) % ring_.size();
+    --size_;
+    return job;
+  }
+  /// Takes out the first job that `wanted` accepts, and keeps the order of the others.
+  template <class Wanted>
+  bool take(const Wanted& wanted, Job& taken) noexcept {
+    std::size_t i = 0;
+    while (i < size_ && !wanted(at(i))) ++i;
+    if (i == size_) return false;
+    taken = at(i);
+    for (; i + 1 < size_; ++i) at(i) = at(i + 1);
+    --size_;
+    return true;
+  }
+
+ private:
+  Job& at(std::size_t i) noexcept { return ring_[(first_ + i) % ring_.size()]; }
+  void grow() {
+    std::vector<Job> larger(2 * ring_.size());
+    for (std::size_t i = 0; i < size_; ++i) larger[i] = at(i);
+    ring_.swap(larger);
+    first_ = 0;
+  }
+  std::vector<Job> ring_;
+  std::size_t first_ = 0, size_ = 0;
+};
+
+}  // namespace detail
+
+/// Jobs that somebody waits for go before guesses; within each, in the order they were pushed. Destruction finishes
+/// what was pushed, then joins: no job is lost and none runs afterwards.
 template <class Job>
 class ReadQueue {
  public:
-  explicit ReadQueue(int threads, std::size_t capacity = 1024) : ring_(capacity) {
+  explicit ReadQueue(int threads, std::size_t capacity = 1024) : waiting_{Ring(capacity), Ring(capacity)} {
     for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
   }
   ReadQueue(const ReadQueue&) = delete;
@@ -28,42 +75,43 @@ class ReadQueue {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  void push(const Job& job) {
+  void push(const Job& job, Urgency urgency = Urgency::now) {
     {
       const std::lock_guard lock(mutex_);
-      if (size_ == ring_.size()) grow();
-      ring_[(first_ + size_++) % ring_.size()] = job;
+      ring(urgency).push(job);
     }
     pushed_.notify_one();
   }
 
- private:
-  void grow() {
-    std::vector<Job> larger(2 * ring_.size());
-    for (std::size_t i = 0; i < size_; ++i) larger[i] = ring_[(first_ + i) % ring_.size()];
-    ring_.swap(larger);
-    first_ = 0;
+  /// The first job of Urgency::later that `wanted` accepts is waited for from now on.
+  template <class Wanted>
+  void hurry(const Wanted& wanted) {
+    const std::lock_guard lock(mutex_);
+    Job job;
+    if (ring(Urgency::later).take(wanted, job)) ring(Urgency::now).push(job);
   }
+
+ private:
+  using Ring = detail::JobRing<Job>;
+  Ring& ring(Urgency urgency) noexcept { return waiting_[static_cast<std::size_t>(urgency)]; }
+  bool idle() const noexcept { return waiting_[0].empty() && waiting_[1].empty(); }
 
   void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      pushed_.wait(lock, [&] { return stop_ || size_ > 0; });
-      if (size_ == 0) return;
-      const Job job = ring_[first_];
-      first_ = (first_ + 1) % ring_.size();
-      --size_;
+      pushed_.wait(lock, [&] { return stop_ || !idle(); });
+      if (idle()) return;
+      const Job job = waiting_[waiting_[0].empty() ? 1 : 0].pop();
       lock.unlock();
       job();
       lock.lock();
     }
   }
 
-  std::vector<Job> ring_;
+  std::array<Ring, 2> waiting_;  // by urgency
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable pushed_;
-  std::size_t first_ = 0, size_ = 0;
   bool stop_ = false;
 };
 

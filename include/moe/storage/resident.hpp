@@ -23,9 +23,9 @@ class Packed {
   ExpertShape shape() const noexcept { return shape_; }
   int num_experts() const noexcept { return static_cast<int>(matrices_.size()); }
   std::size_t bytes(int) const noexcept { return layout::template record_bytes<Format>(shape_); }
-  void read(ExpertId e, int, std::byte* to, ReadDone done, void* who) const {
-    const ExpertMatrices& matrices = matrices_[static_cast<std::size_t>(e)];
-    answer_with([&] { layout::template pack<Format>(shape_, matrices, to); }, done, who);
+  void read(const ReadRequest& request) const {
+    const ExpertMatrices& matrices = matrices_[static_cast<std::size_t>(request.expert)];
+    answer_with([&] { layout::template pack<Format>(shape_, matrices, request.to); }, request.done, request.who);
   }
 
  private:
@@ -55,7 +55,7 @@ class Resident {
     for (std::size_t e = 0; e < experts; ++e) {
       std::byte* const record = bytes_.data() + e * stride;
       refs_.push_back({static_cast<ExpertId>(e), format, record});
-      source.read(static_cast<ExpertId>(e), format, record, &PendingReads::done, &reads);
+      source.read({static_cast<ExpertId>(e), format, record, &PendingReads::done, &reads});
     }
     reads.wait();
   }

@@ -35,9 +35,12 @@ class SubsetSource {
   ExpertShape shape() const noexcept { return source_.shape(); }
   int num_experts() const noexcept { return static_cast<int>(kept_.size()); }
   std::size_t bytes(int format) const noexcept { return source_.bytes(format); }
-  void read(ExpertId e, int format, std::byte* to, ReadDone done, void* who) const {
-    source_.read(kept_[static_cast<std::size_t>(e)], format, to, done, who);
+  void read(ReadRequest request) const {
+    request.expert = kept_[static_cast<std::size_t>(request.expert)];
+    source_.read(request);
   }
+  void hurry(const void* who) const noexcept { moe::hurry(source_, who); }
+  int choose(const ExpertNeed& need) const noexcept { return moe::choose(source_, need); }
 
  private:
   Source source_;
