@@ -1,4 +1,5 @@
 // Encode and decode of the weight formats, and lists of formats.
+#include <algorithm>
 #include <moe/formats.hpp>
 #include <vector>
 
@@ -6,6 +7,7 @@
 
 using moe::format_traits;
 using moe::mxfp4;
+using moe::q4_0;
 using moe::q8_0;
 
 namespace {
@@ -51,6 +53,14 @@ mxfp4 random_block(oracle::Random& random, int scale, int most) {
   }
   block.codes[7].set(1, static_cast<unsigned>(most));
   return block;
+}
+
+std::vector<unsigned> q4_0_codes(const std::vector<float>& values) {
+  q4_0 block{};
+  format_traits<q4_0>::encode(values.data(), static_cast<int>(values.size()), block);
+  std::vector<unsigned> codes;
+  for (int i = 0; i < static_cast<int>(values.size()); ++i) codes.push_back(block.code(i));
+  return codes;
 }
 
 }  // namespace
@@ -185,7 +195,7 @@ TEST_CASE("an infinity stays one in mxfp4") {
 }
 TEST_CASE("mxfp4 fills the rest of a short block with zero") {
   mxfp4 block{};
-  block.codes.fill({0x99});
+  block.codes.fill({{0x99}});
   const float values[] = {1, 2, 3};
   format_traits<mxfp4>::encode(values, 3, block);
   CHECK(block.codes[1].code(1) == 0);
@@ -197,6 +207,85 @@ TEST_CASE("mxfp4 of zeros is all bits zero") {
   format_traits<mxfp4>::encode(values, 2, block);
   CHECK(block.scale.bits == 0);
   for (const moe::e2m1_pair pair : block.codes) CHECK(pair.bits == 0);
+}
+
+TEST_CASE("q4_0 blocks take 18 bytes") { CHECK(sizeof(q4_0) == 18); }
+TEST_CASE("q4_0 gives the numbers of the oracle's encoder, those of subnormal scales too") {
+  CHECK(wrong_blocks<q4_0>(oracle::Format::q4_0, -20, 18) == 0);
+  CHECK(wrong_blocks<q4_0>(oracle::Format::q4_0, -140, -20) == 0);
+}
+TEST_CASE("q4_0 chooses the nearest of its sixteen numbers") {
+  oracle::Random random(45);
+  for (int i = 0; i < 500; ++i) {
+    const std::vector<float> values = random.reals(32);
+    const std::vector<float> found = through<q4_0>(values);
+    const auto magnitude = [](float a, float b) { return std::fabs(a) < std::fabs(b); };
+    const double step = static_cast<double>(*std::max_element(values.begin(), values.end(), magnitude)) / -8;
+    for (std::size_t k = 0; k < 32; ++k) {
+      double least = HUGE_VAL;
+      for (int level = -8; level < 8; ++level)
+        least = std::min(least, std::fabs(level * step - static_cast<double>(values[k])));
+      // a scale of 11 bits is off by half an ulp, eight of it by eight; float decides ties within 2^-19 steps
+      const double rounding = std::fabs(step) * (8 * 0x1p-11 + 0x1p-19) + 8 * 0x1p-25;
+      CHECK(std::fabs(static_cast<double>(found[k]) - static_cast<double>(values[k])) <= least + rounding);
+    }
+  }
+}
+TEST_CASE("q4_0 weight i is the low half of byte i, weight i + 16 its high half") {
+  std::vector<float> values;
+  for (int i = 0; i < 16; ++i) values.push_back(static_cast<float>(i - 8));
+  for (int i = 0; i < 16; ++i) values.push_back(static_cast<float>(7 - i));
+  q4_0 block{};
+  format_traits<q4_0>::encode(values.data(), 32, block);
+  CHECK(float(block.scale) == 1);
+  for (unsigned i = 0; i < 16; ++i) CHECK(block.codes[i].bits == (i | (15 - i) << 4));
+}
+TEST_CASE("q4_0 keeps the largest magnitude, of either sign, at -8 scales, and its negative at 7") {
+  CHECK((q4_0_codes({-2, 2, 1}) == std::vector<unsigned>{0, 15, 12}));
+  CHECK((q4_0_codes({2, -2, 1}) == std::vector<unsigned>{0, 15, 4}));
+  CHECK(through<q4_0>({-2, 2, 1})[0] == -2);
+  CHECK(through<q4_0>({-2, 2, 1})[1] == 1.75f);
+  CHECK(through<q4_0>({2, -2, 1})[0] == 2);
+  CHECK(through<q4_0>({2, -2, 1})[1] == -1.75f);
+}
+TEST_CASE("q4_0 rounds ties to the greater code") {
+  CHECK((q4_0_codes({-8, 0.5f, -0.5f, 6.5f, 7.5f}) == std::vector<unsigned>{0, 9, 8, 15, 15}));
+  CHECK((q4_0_codes({8, 0.5f, -0.5f, -6.5f}) == std::vector<unsigned>{0, 8, 9, 15}));
+}
+TEST_CASE("a q4_0 block with a code of 0 comes back to the bit, whatever its scale") {
+  oracle::Random random(46);
+  int wrong = 0;
+  for (unsigned scale = 0; scale < 65536; ++scale) {
+    if ((scale & 0x7c00u) == 0x7c00u) continue;  // infinities and NaN
+    q4_0 block{};
+    block.scale.bits = static_cast<std::uint16_t>(scale);
+    for (moe::q4_pair& pair : block.codes) pair.bits = static_cast<std::uint8_t>(random.below(256));
+    block.codes[scale % 16].set(1, 0);
+    std::vector<float> values(32);
+    format_traits<q4_0>::decode(block, values.data());
+    wrong += through<q4_0>(values) == values ? 0 : 1;
+  }
+  CHECK(wrong == 0);
+}
+TEST_CASE("q4_0 fills the rest of a short block with zero") {
+  q4_0 block{};
+  block.codes.fill({{0x35}});
+  const float values[] = {1, 2, 3};
+  format_traits<q4_0>::encode(values, 3, block);
+  for (int i = 3; i < 32; ++i) CHECK(block.codes[static_cast<std::size_t>(i % 16)].value(i / 16) == 0);
+}
+TEST_CASE("q4_0 of zeros is zeros") { CHECK(through<q4_0>(std::vector<float>(32)) == std::vector<float>(32)); }
+TEST_CASE("q4_0 of numbers below the smallest scale is zeros") {
+  const std::vector<float> found = through<q4_0>({1e-38f, -1e-38f, 1e-44f});
+  CHECK(found == std::vector<float>(32));
+}
+TEST_CASE("a NaN or an infinity makes its whole q4_0 block NaN") {
+  for (const float wrong : {not_a_number, infinity, -infinity})
+    for (const float x : through<q4_0>({1, wrong, 2})) CHECK(std::isnan(x));
+}
+TEST_CASE("q4_0 of numbers beyond the largest scale is infinite") {
+  CHECK(through<q4_0>({8 * 65504.0f})[0] == 8 * 65504.0f);
+  CHECK(through<q4_0>({8 * 65520.0f})[0] == infinity);
 }
 
 TEST_CASE_TEMPLATE("formats of one number keep what they can represent", F, float, moe::bf16, moe::f16) {

@@ -66,7 +66,7 @@ struct Damaged {
 }  // namespace
 
 TEST_CASE_TEMPLATE("every weight comes back from its panel, for widths 1 to 70", F, float, moe::bf16, moe::f16,
-                   moe::q8_0, moe::mxfp4, Mixed) {
+                   moe::q8_0, moe::mxfp4, moe::q4_0, Mixed) {
   int wrong = 0;
   for (int n = 1; n <= 70; ++n)
     wrong += wrong_after_round_trip<F>(n, 71 - n, true) + wrong_after_round_trip<F>(71 - n, n, false);
@@ -106,6 +106,9 @@ TEST_CASE("a record of 32-wide q8_0 panels takes 34 bytes for 32 weights") {
 TEST_CASE("a record of 32-wide mxfp4 panels takes 17 bytes for 32 weights") {
   CHECK(PanelLayout::record_bytes<moe::mxfp4>({64, 96, true, false}) == 3u * 64 * 96 / 32 * 17);
 }
+TEST_CASE("a record of 32-wide q4_0 panels takes 18 bytes for 32 weights") {
+  CHECK(PanelLayout::record_bytes<moe::q4_0>({64, 96, true, false}) == 3u * 64 * 96 / 32 * 18);
+}
 TEST_CASE("an ungated record holds two matrices") {
   CHECK(PanelLayout::record_bytes<float>({64, 96, false, false}) == 2u * 64 * 96 * 4);
 }
@@ -129,6 +132,30 @@ TEST_CASE("mxfp4 columns of one input share bytes 16 apart, after the scales") {
   CHECK(record[3] == std::byte{125});  // 1 is 4 * 2^-2
   CHECK(record[19] == std::byte{127});
   CHECK(record[32 + 5 * 16 + 3] == std::byte{0x76});
+}
+TEST_CASE("q4_0 columns of one input share bytes 16 apart, after the scales; columns beyond the outputs are zero") {
+  std::vector<float> weights(20 * 32, 0.0f);
+  weights[3 * 32 + 21] = -4;  // output 3, input 21: the low half of byte 3 of input 21
+  weights[3 * 32 + 5] = 3;
+  weights[19 * 32 + 21] = 1;  // output 19, input 21: its high half
+  weights[19 * 32 + 22] = -1;
+  moe::ExpertMatrices m;
+  m.up = moe::Matrix(weights.data(), 20, 32);
+  m.down = m.up.transposed();
+  const moe::ExpertShape shape{32, 20, false, false};
+  std::vector<std::byte> record(PanelLayout::record_bytes<moe::q4_0>(shape), std::byte{0xaa});
+  PanelLayout::pack<moe::q4_0>(shape, m, record.data());
+  const auto* scales = reinterpret_cast<const moe::f16*>(record.data());
+  const std::byte* codes = record.data() + 64;
+  CHECK(float(scales[3]) == 0.5f);
+  CHECK(float(scales[19]) == -0.125f);
+  CHECK(codes[21 * 16 + 3] == std::byte{0x00});
+  CHECK(codes[5 * 16 + 3] == std::byte{0x8e});
+  CHECK(codes[22 * 16 + 3] == std::byte{0xf8});
+  for (int column = 20; column < 32; ++column) {
+    CHECK(scales[column].bits == 0);
+    for (int input = 0; input < 32; ++input) CHECK((codes[input * 16 + column % 16] >> 4) == std::byte{0});
+  }
 }
 TEST_CASE("an mxfp4 checkpoint widened to bf16 packs without a change of value") {
   oracle::Random random(46);

@@ -75,7 +75,7 @@ inline std::vector<Value> exact(const float* x, int n) {
 
 // ---- weight formats
 
-enum class Format { f32, bf16, f16, q8_0, mxfp4 };
+enum class Format { f32, bf16, f16, q8_0, mxfp4, q4_0 };
 
 /// x with `digits` significant bits, ties to even; the last bit is never below 2^lowest; infinite beyond `most`.
 inline double round_to(double x, int digits, int lowest, double most) {
@@ -117,11 +117,25 @@ inline void to_mxfp4(const float* block, int n, double* out) {
     out[i] = std::copysign(std::ldexp(grid[best], exponent), static_cast<double>(block[i]));
   }
 }
+/// One block of GGUF's Q4_0: the first number of the largest magnitude is -8 steps, the others go to the nearest step.
+inline void to_q4_0(const float* block, int n, double* out) {
+  double extreme = 0;
+  for (int i = n - 1; i >= 0; --i)
+    if (std::fabs(static_cast<double>(block[i])) >= std::fabs(extreme)) extreme = static_cast<double>(block[i]);
+  const double step = to_f32(extreme / -8), kept = to_f16(step), inverse = kept == 0 ? 0 : to_f32(1 / step);
+  for (int i = 0; i < n; ++i)
+    out[i] = kept * std::clamp(std::floor(static_cast<double>(block[i]) * inverse + 0.5), -8.0, 7.0);
+}
+using BlockEncoder = void (*)(const float* block, int n, double* out);
+inline BlockEncoder block_encoder(Format format) {
+  if (format == Format::q8_0) return to_q8_0;
+  if (format == Format::mxfp4) return to_mxfp4;
+  return format == Format::q4_0 ? to_q4_0 : nullptr;
+}
 /// The weights of a row-major [rows, cols] matrix after a trip through `format`.
 inline std::vector<double> stored(Format format, const std::vector<float>& m, int cols) {
   std::vector<double> out(m.begin(), m.end());
-  if (format == Format::q8_0 || format == Format::mxfp4) {
-    const auto encode = format == Format::q8_0 ? to_q8_0 : to_mxfp4;
+  if (const BlockEncoder encode = block_encoder(format); encode != nullptr) {
     for (std::size_t row = 0; row < m.size(); row += static_cast<std::size_t>(cols))
       for (int i = 0; i < cols; i += 32) {
         const std::size_t at = row + static_cast<std::size_t>(i);

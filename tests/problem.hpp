@@ -62,6 +62,8 @@ template <>
 inline constexpr oracle::Format oracle_format<moe::q8_0> = oracle::Format::q8_0;
 template <>
 inline constexpr oracle::Format oracle_format<moe::mxfp4> = oracle::Format::mxfp4;
+template <>
+inline constexpr oracle::Format oracle_format<moe::q4_0> = oracle::Format::q4_0;
 
 // ---- layers
 

@@ -78,7 +78,7 @@ class MoeStack {
   std::shared_ptr<const moe::io::Checkpoint> checkpoint_;
   moe::Cpu cpu_;
   Format format_;
-  std::optional<moe::ExpertCache<>> cache_;
+  std::optional<moe::ExpertCache> cache_;
   std::uint64_t resident_bytes_ = 0;
   std::vector<LayerLoad> loads_;
   TrainedNulls nulls_;

@@ -44,8 +44,10 @@ class SharedStorage<S> {
                                      typename memory::queue& queue) const {
     return storage_->acquire(todo, wave, queue);
   }
-  void abandon(const moe::Wave<pin>& wave) const noexcept { storage_->abandon(wave); }
-  void expect(std::span<const moe::ExpertNeed> guesses) const { storage_->expect(guesses); }
+  void abandon(std::span<const moe::ExpertNeed> rest, const moe::Wave<pin>& wave) const noexcept {
+    if constexpr (requires { storage_->abandon(rest, wave); }) storage_->abandon(rest, wave);
+  }
+  int expect(std::span<const moe::ExpertNeed> guesses) const { return storage_->expect(guesses); }
   void residency(std::uint32_t* bits) const noexcept { storage_->residency(bits); }
 
  private:

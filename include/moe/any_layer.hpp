@@ -13,7 +13,7 @@ template <class M = host_memory>
 struct AnyLayer {
   virtual ~AnyLayer() = default;
   virtual void forward(const Call<M>&, Workspace<M>&) const = 0;
-  virtual void prefetch(const Call<M>&, Workspace<M>&) const = 0;
+  virtual int prefetch(const Call<M>&, Workspace<M>&) const = 0;
   virtual WorkspaceSize workspace(int max_tokens) const = 0;
 };
 
@@ -24,7 +24,7 @@ class ErasedLayer final : public AnyLayer<typename Layer::memory> {
   using M = typename Layer::memory;
   ErasedLayer(Layer layer, Observer observer) : layer_(std::move(layer)), observer_(std::move(observer)) {}
   void forward(const Call<M>& call, Workspace<M>& ws) const override { layer_.forward(call, ws, observer_); }
-  void prefetch(const Call<M>& call, Workspace<M>& ws) const override { layer_.prefetch(call, ws); }
+  int prefetch(const Call<M>& call, Workspace<M>& ws) const override { return layer_.prefetch(call, ws); }
   WorkspaceSize workspace(int max_tokens) const override { return layer_.workspace(max_tokens); }
 
  private:

@@ -1,10 +1,11 @@
-// Weight formats f32, bf16, f16, q8_0, mxfp4: names, blocks, scalar encode and decode (the truth for all kernels).
+// Weight formats f32, bf16, f16, q8_0, mxfp4, q4_0: names, blocks, scalar encode and decode (kernels' truth).
 #pragma once
 
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 #include <type_traits>
 
@@ -51,16 +52,20 @@ MOE_HD constexpr unsigned e2m1_code(float value) {
   return (bits >> 31 << 3) | above;
 }
 
-/// Two E2M1 codes in a byte, the first one in the low bits.
-struct e2m1_pair {
+/// Two 4-bit codes in a byte, the first one in the low bits.
+struct nibble_pair {
   std::uint8_t bits = 0;
 
   MOE_HD constexpr unsigned code(int i) const { return (i == 0 ? unsigned{bits} : unsigned{bits} >> 4) & 15u; }
-  MOE_HD constexpr float value(int i) const { return e2m1_value(code(i)); }
   MOE_HD constexpr void set(int i, unsigned code) {
     const unsigned other = i == 0 ? bits & 0xf0u : bits & 0x0fu;
     bits = static_cast<std::uint8_t>(other | (i == 0 ? code : code << 4));
   }
+};
+
+/// Codes of E2M1 numbers.
+struct e2m1_pair : nibble_pair {
+  MOE_HD constexpr float value(int i) const { return e2m1_value(code(i)); }
 };
 
 /// 32 weights along the input dimension with one E8M0 scale: w = scale * code. 17 bytes, 4.25 bits a weight.
@@ -68,6 +73,24 @@ struct e2m1_pair {
 struct mxfp4 {
   e8m0 scale;
   std::array<e2m1_pair, 16> codes;
+
+  constexpr unsigned code(int i) const { return codes[static_cast<std::size_t>(i / 2)].code(i % 2); }
+};
+
+// ---- q4_0
+
+/// Codes of the integers -8 to 7, each 8 more than its integer.
+struct q4_pair : nibble_pair {
+  MOE_HD constexpr float value(int i) const { return static_cast<float>(static_cast<int>(code(i)) - 8); }
+};
+
+/// 32 weights along the input dimension with one binary16 scale: w = scale * (code - 8). 18 bytes, 4.5 bits a weight.
+/// The same blocks as GGUF's Q4_0: weight i is the low half of byte i, weight i + 16 its high half.
+struct q4_0 {
+  f16 scale;
+  std::array<q4_pair, 16> codes;
+
+  constexpr unsigned code(int i) const { return codes[static_cast<std::size_t>(i % 16)].code(i / 16); }
 };
 
 // ---- what a format is
@@ -77,6 +100,8 @@ template <class Code>
 inline constexpr int weights_per_code = 1;
 template <>
 inline constexpr int weights_per_code<e2m1_pair> = 2;
+template <>
+inline constexpr int weights_per_code<q4_pair> = 2;
 
 /// What a weight format must say. `block` inputs are encoded together; a block of one has no scale.
 template <class Format>
@@ -169,6 +194,46 @@ struct format_traits<mxfp4> {
   }
 };
 
+template <>
+struct format_traits<q4_0> {
+  static constexpr std::string_view name = "q4_0";
+  static constexpr int block = 32;
+  using code = q4_pair;
+  using scale = f16;
+  /// `count` < 32 at the end of a row: the missing weights are zero. As GGUF's quantiser makes them: the first weight
+  /// of the largest magnitude is -8 scales, the others are rounded to the nearest code, ties up, by the scale before
+  /// its rounding to binary16; beyond 7 scales they are 7. A NaN or an infinity makes the whole block NaN; magnitudes
+  /// beyond 8 * 65504 overflow the scale.
+  static void encode(const float* values, int count, q4_0& out) {
+    float extreme = 0;
+    bool finite = true;
+    for (int i = 0; i < count; ++i) {
+      if (std::fabs(values[i]) > std::fabs(extreme)) extreme = values[i];
+      finite = finite && std::isfinite(values[i]);
+    }
+    const float step = extreme / -8.0f;
+    const float inverse = std::fabs(step) >= 0x1p-126f ? 1.0f / step : 0.0f;  // finite; smaller scales become zero
+    out.scale = f16(finite ? step : std::numeric_limits<float>::quiet_NaN());
+    out.codes.fill({{zero | zero << 4}});
+    if (!finite) return;
+    for (int i = 0; i < count; ++i)
+      out.codes[static_cast<std::size_t>(i % 16)].set(i / 16, nearest(values[i], inverse));
+  }
+  static void decode(const q4_0& in, float* values) {
+    for (int i = 0; i < block; ++i)
+      values[i] = float(in.scale) * in.codes[static_cast<std::size_t>(i % 16)].value(i / 16);
+  }
+
+ private:
+  static constexpr std::uint8_t zero = 8;
+
+  /// The product of two floats is exact in double: whether a compiler contracts it with the sum changes no code.
+  static unsigned nearest(float value, float inverse) {
+    const auto code = static_cast<unsigned>(static_cast<double>(value) * static_cast<double>(inverse) + 8.5);
+    return code < 15 ? code : 15;
+  }
+};
+
 template <class F>
 concept WeightFormat = requires {
   format_traits<F>::name;
@@ -211,6 +276,10 @@ struct format_traits<expert_format<Up, Down>> {
 /// The formats a storage can lend; `ExpertRef::format` is an index into this list.
 template <class... F>
 struct formats {};
+template <class... F>
+constexpr int count_of(formats<F...>) noexcept {
+  return sizeof...(F);
+}
 
 template <class List>
 struct first_format_;

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <new>
 #include <span>
@@ -123,6 +124,8 @@ class Wave {
   }
   Row<const ExpertRef> refs() const noexcept { return {refs_ + first_, size_}; }
   bool empty() const noexcept { return size_ == 0; }
+
+  std::uint64_t ticket = 0;  // by which a storage knows the call again; 0 in its first `acquire`
 
  private:
   void drop() noexcept {

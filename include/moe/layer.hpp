@@ -88,17 +88,19 @@ struct pin_of<S> {
 template <class Storage, class W>
 class AbandonGuard {
  public:
-  AbandonGuard(const Storage& storage, W& wave) : storage_(storage), wave_(wave) {}
+  AbandonGuard(const Storage& storage, const std::span<ExpertNeed>& rest, W& wave)
+      : storage_(storage), rest_(rest), wave_(wave) {}
   AbandonGuard(const AbandonGuard&) = delete;
   AbandonGuard& operator=(const AbandonGuard&) = delete;
   ~AbandonGuard() {
-    if constexpr (requires { storage_.abandon(wave_); })
-      if (!served_) storage_.abandon(wave_);
+    if constexpr (requires { storage_.abandon(rest_, wave_); })
+      if (!served_) storage_.abandon(rest_, wave_);
   }
   void served() noexcept { served_ = true; }
 
  private:
   const Storage& storage_;
+  const std::span<ExpertNeed>& rest_;
   W& wave_;
   bool served_ = false;
 };
@@ -169,15 +171,19 @@ class MoELayer {
   }
 
   /// Routes `call` as a guess and tells the storage which experts may be wanted next; y is not used. With call.logits
-  /// the guess is the caller's. Does nothing for storages that hold everything.
-  void prefetch(const Call<memory>& call, Workspace<memory>& ws) const {
+  /// the guess is the caller's. Returns how many of them were neither here nor on their way: 0 means that a walk may
+  /// guess for one layer more. Does nothing for storages that hold everything.
+  int prefetch(const Call<memory>& call, Workspace<memory>& ws) const {
     if constexpr (sound && requires(std::span<const ExpertNeed> n) { storage_.expect(n); }) {
       check_call(call);
+      int missing = 0;
       for_each_chunk(call, ws, [&](const Call<memory>& c, int first) {
         Frame<memory> f = routed_frame(c, first, ws, NoObserver{});
-        storage_.expect(executor_.needs(f));
+        missing += storage_.expect(executor_.needs(f));
       });
+      return missing;
     }
+    return 0;
   }
 
   /// Columns of x and y; the experts' own width differs under an envelope.
@@ -454,7 +460,7 @@ class MoELayer {
     } else {
       std::span<ExpertNeed> todo = executor_.needs(f);
       Wave<PinType> wave{carved.refs, carved.pins};
-      detail::AbandonGuard guard{storage_, wave};
+      detail::AbandonGuard guard{storage_, todo, wave};
       bool first = true;
       do {  // the wave is given back before the next acquire may wait: nobody holds while waiting
         todo = storage_.acquire(todo, wave, *f.queue);

@@ -25,10 +25,11 @@ struct RecordOffsets {
 ///   panel    = for each input: 32 codes                                 (formats without scales)
 ///            = for each 32 inputs: 32 binary16 scales, 32 x 32 codes    (q8_0)
 ///            = for each 32 inputs: 32 scale bytes, 32 x 16 bytes        (mxfp4)
+///            = for each 32 inputs: 32 binary16 scales, 32 x 16 bytes    (q4_0)
 ///
 /// One layout serves one token (a panel is a stream that is read once) and many (a panel stays in cache while all
 /// rows of the expert pass). bf16 codes lie in pairs (column c beside c + 16) so that a shift and a mask widen them; of
-/// mxfp4, columns c and c + 16 share byte c, the former in the low bits.
+/// mxfp4 and q4_0, columns c and c + 16 share byte c, the former in the low bits.
 struct PanelLayout {
   static constexpr std::string_view name = "panel32";
   static constexpr int width = 32;
@@ -167,7 +168,7 @@ struct PanelLayout {
   template <class F>
   static void put_code(const F& block, int i, int column, typename format_traits<F>::code* codes) {
     if constexpr (weights_per_code<typename format_traits<F>::code> == 2)
-      codes[column % 16].set(column / 16, block.codes[static_cast<std::size_t>(i / 2)].code(i % 2));
+      codes[column % 16].set(column / 16, block.code(i));
     else
       codes[position<F>(column)] = block.codes[static_cast<std::size_t>(i)];
   }

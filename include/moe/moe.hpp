@@ -48,6 +48,7 @@
 #include <moe/storage/background.hpp>
 #include <moe/storage/eviction.hpp>
 #include <moe/storage/cached.hpp>
+#include <moe/storage/mixed.hpp>
 #include <moe/storage/file.hpp>
 #include <moe/storage/subset.hpp>
 #include <moe/storage/concat.hpp>

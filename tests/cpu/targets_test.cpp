@@ -1,5 +1,7 @@
 // Names and choice of instruction sets; every kernel gives the same bits on all of them.
+#include <array>
 #include <cstdlib>
+#include <cstring>
 #include <moe/cpu/targets.hpp>
 #include <vector>
 
@@ -87,8 +89,9 @@ void up_is_the_same_everywhere(const Act& act) {
   });
 }
 
-/// The weights of input k of an mxfp4 panel, as a kernel multiplies them by one: 32 columns.
-std::vector<float> mxfp4_column(Isa isa, const std::vector<std::byte>& panel, int k) {
+/// The weights of input k of a panel, as a kernel multiplies them by one: 32 columns.
+template <class F>
+std::vector<float> weights_of_input(Isa isa, const std::vector<std::byte>& panel, int k) {
   std::vector<float> x(32, 0.0f), out(32);
   x[static_cast<std::size_t>(k)] = 1;
   const int entry = 0;
@@ -103,8 +106,28 @@ std::vector<float> mxfp4_column(Isa isa, const std::vector<std::byte>& panel, in
   product.rows = 1;
   product.out = out.data();
   product.out_stride = 32;
-  moe::cpu::down_kernel<moe::mxfp4>(isa)(product);
+  moe::cpu::down_kernel<F>(isa)(product);
   return out;
+}
+
+/// Of one block of 4-bit codes with those scales, in which every column has every code: the weights that a kernel
+/// reads otherwise than the layout.
+template <class F>
+int wrong_weights(Isa isa, const std::array<typename moe::format_traits<F>::scale, 32>& scales) {
+  std::vector<std::byte> panel(PanelLayout::panel_bytes<F>(32));
+  std::memcpy(panel.data(), scales.data(), sizeof scales);
+  for (std::size_t i = 0; i + sizeof scales < panel.size(); ++i)  // byte j of input k: codes k + j and k - j
+    panel[sizeof scales + i] = static_cast<std::byte>((i / 16 + i) % 16 | (i / 16 + 1024 - i) % 16 * 16);
+  int wrong = 0;
+  for (int k = 0; k < 32; ++k) {
+    const std::vector<float> found = weights_of_input<F>(isa, panel, k);
+    for (int column = 0; column < 32; ++column) {
+      const float expected = PanelLayout::element<F>(panel.data(), panel.size(), column, k);
+      const float value = found[static_cast<std::size_t>(column)];
+      wrong += value == expected || (std::isnan(value) && std::isnan(expected)) ? 0 : 1;
+    }
+  }
+  return wrong;
 }
 
 moe::cpu::Sum sum_of(const std::vector<moe::Slot>& slots, const std::vector<float>& partial,
@@ -156,7 +179,7 @@ TEST_CASE("an empty MOE_ISA chooses nothing") {
 }
 
 TEST_CASE_TEMPLATE("up products give the same bits on every instruction set", F, float, moe::bf16, moe::f16, moe::q8_0,
-                   moe::mxfp4) {
+                   moe::mxfp4, moe::q4_0) {
   up_is_the_same_everywhere<F>(moe::SwiGlu{});
 }
 TEST_CASE("up products give the same bits on every instruction set for other gated activations") {
@@ -172,7 +195,7 @@ TEST_CASE("a user's activation gives the same bits on every instruction set") {
   up_is_the_same_everywhere<float>(Mine{});
 }
 TEST_CASE_TEMPLATE("down products give the same bits on every instruction set", F, float, moe::bf16, moe::f16,
-                   moe::q8_0, moe::mxfp4) {
+                   moe::q8_0, moe::mxfp4, moe::q4_0) {
   for_odd_shapes([](int inputs, int outputs, int rows) {
     for (const bool biased : {false, true}) {
       const auto run = [&](Isa isa) {
@@ -184,23 +207,22 @@ TEST_CASE_TEMPLATE("down products give the same bits on every instruction set", 
   });
 }
 TEST_CASE("kernels decode every mxfp4 code with every scale exactly") {
-  for (int first_scale = 0; first_scale < 256; first_scale += 32) {
-    std::vector<std::byte> panel(PanelLayout::panel_bytes<moe::mxfp4>(32));
-    for (int i = 0; i < 32; ++i) panel[static_cast<std::size_t>(i)] = static_cast<std::byte>(first_scale + i);
-    for (int i = 32; i < 32 * 17; ++i)  // byte j of input k: codes k + j and k - j
-      panel[static_cast<std::size_t>(i)] = static_cast<std::byte>((i / 16 + i) % 16 | (i / 16 + 1024 - i) % 16 * 16);
+  for (int first = 0; first < 256; first += 32) {
+    std::array<moe::e8m0, 32> scales;
+    for (int i = 0; i < 32; ++i) scales[static_cast<std::size_t>(i)].bits = static_cast<std::uint8_t>(first + i);
     for (const Isa isa : available_isas()) {
       CAPTURE(moe::isa_name(isa));
-      int wrong = 0;
-      for (int k = 0; k < 32; ++k) {
-        const std::vector<float> found = mxfp4_column(isa, panel, k);
-        for (int column = 0; column < 32; ++column) {
-          const float expected = PanelLayout::element<moe::mxfp4>(panel.data(), panel.size(), column, k);
-          const float value = found[static_cast<std::size_t>(column)];
-          wrong += value == expected || (std::isnan(value) && std::isnan(expected)) ? 0 : 1;
-        }
-      }
-      CHECK(wrong == 0);
+      CHECK(wrong_weights<moe::mxfp4>(isa, scales) == 0);
+    }
+  }
+}
+TEST_CASE("kernels decode every q4_0 code with scales of every exponent exactly") {
+  for (const unsigned low : {0x0000u, 0x0001u, 0x03ffu, 0x8000u, 0x82a5u}) {  // sign and mantissa
+    std::array<moe::f16, 32> scales;
+    for (unsigned i = 0; i < 32; ++i) scales[i].bits = static_cast<std::uint16_t>(low | i << 10);
+    for (const Isa isa : available_isas()) {
+      CAPTURE(moe::isa_name(isa));
+      CHECK(wrong_weights<moe::q4_0>(isa, scales) == 0);
     }
   }
 }

@@ -21,21 +21,22 @@ void for_every_isa(const Law& law) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("Cpu agrees with the oracle within rounding", Format, float, moe::bf16, moe::f16, moe::q8_0,
-                   moe::mxfp4, Mixed) {
+                   moe::mxfp4, moe::q4_0, Mixed) {
   for_every_isa([](const Cpu& cpu) { executor_laws::agrees_with_oracle<Format>(cpu); });
 }
-TEST_CASE_TEMPLATE("Cpu adds biases", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, Mixed) {
+TEST_CASE_TEMPLATE("Cpu adds biases", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, moe::q4_0, Mixed) {
   for_every_isa([](const Cpu& cpu) { executor_laws::adds_biases<Format>(cpu); });
 }
-TEST_CASE_TEMPLATE("Cpu computes ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, Mixed) {
+TEST_CASE_TEMPLATE("Cpu computes ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, moe::q4_0,
+                   Mixed) {
   for_every_isa([](const Cpu& cpu) { executor_laws::computes_ungated_experts<Format>(cpu); });
 }
 TEST_CASE_TEMPLATE("Cpu adds biases of ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4,
-                   Mixed) {
+                   moe::q4_0, Mixed) {
   for_every_isa([](const Cpu& cpu) { executor_laws::adds_biases_of_ungated_experts<Format>(cpu); });
 }
 TEST_CASE_TEMPLATE("Cpu applies weights to the input when the form says so", Format, float, moe::bf16, moe::f16,
-                   moe::q8_0, moe::mxfp4, Mixed) {
+                   moe::q8_0, moe::mxfp4, moe::q4_0, Mixed) {
   for_every_isa([](const Cpu& cpu) { executor_laws::applies_weights_to_the_input<Format>(cpu); });
 }
 TEST_CASE("Cpu computes nothing for no tokens") {

@@ -12,21 +12,23 @@ using Mixed = moe::expert_format<moe::q8_0, moe::f16>;
 }  // namespace
 
 TEST_CASE_TEMPLATE("EigenReference agrees with the oracle within rounding", Format, float, moe::bf16, moe::f16,
-                   moe::q8_0, moe::mxfp4, Mixed) {
+                   moe::q8_0, moe::mxfp4, moe::q4_0, Mixed) {
   executor_laws::agrees_with_oracle<Format>(EigenReference{});
 }
-TEST_CASE_TEMPLATE("EigenReference adds biases", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, Mixed) {
+TEST_CASE_TEMPLATE("EigenReference adds biases", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, moe::q4_0,
+                   Mixed) {
   executor_laws::adds_biases<Format>(EigenReference{});
 }
-TEST_CASE_TEMPLATE("EigenReference computes ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, Mixed) {
+TEST_CASE_TEMPLATE("EigenReference computes ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4,
+                   moe::q4_0, Mixed) {
   executor_laws::computes_ungated_experts<Format>(EigenReference{});
 }
 TEST_CASE_TEMPLATE("EigenReference adds biases of ungated experts", Format, float, moe::bf16, moe::f16, moe::q8_0,
-                   moe::mxfp4, Mixed) {
+                   moe::mxfp4, moe::q4_0, Mixed) {
   executor_laws::adds_biases_of_ungated_experts<Format>(EigenReference{});
 }
 TEST_CASE_TEMPLATE("EigenReference applies weights to the input when the form says so", Format, float, moe::bf16,
-                   moe::f16, moe::q8_0, moe::mxfp4, Mixed) {
+                   moe::f16, moe::q8_0, moe::mxfp4, moe::q4_0, Mixed) {
   executor_laws::applies_weights_to_the_input<Format>(EigenReference{});
 }
 TEST_CASE("EigenReference computes nothing for no tokens") {

@@ -22,7 +22,7 @@ foreach(header IN ITEMS config error tensor math activations formats expert layo
 endforeach()
 allow("((any_)?layer|reuse|soft_moe)[.]hpp" "(${spine})[.]hpp")
 allow("routers/.+" "(${spine})[.]hpp|routers/(slots|largest|capacity_factor)[.]hpp")
-allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|pending_reads|posix_file|read_queue)[.]hpp")
+allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|pending_reads|posix_file|read_queue|record_(file_head|index|writer)|thread_reader)[.]hpp")
 allow("executors/.+" "(${spine})[.]hpp|cpu/.+[.]hpp")
 allow("train/.+" "(${spine})[.]hpp")
 allow("offline/.+" "(${spine})[.]hpp|offline/.+[.]hpp")

@@ -28,9 +28,9 @@ void lend_all(const Storage& storage, const std::vector<moe::ExpertId>& wanted, 
     std::vector<moe::ExpertRef> refs(wanted.size());
     std::vector<std::aligned_storage_t<sizeof(Pin), alignof(Pin)>> pins(wanted.size());
     moe::Wave<Pin> wave{refs.data(), reinterpret_cast<Pin*>(pins.data())};
-    moe::detail::AbandonGuard guard{storage, wave};
     moe::host_queue queue;
     std::span<moe::ExpertNeed> todo = needs;
+    moe::detail::AbandonGuard guard{storage, todo, wave};
     do {
       todo = storage.acquire(todo, wave, queue);
       CHECK((!wave.empty() || todo.empty()));

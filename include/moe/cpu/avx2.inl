@@ -39,15 +39,23 @@ inline vec panel(const f16* codes, int v) {
 inline vec panel(const std::int8_t* codes, int v) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + 8 * v))));
 }
-/// E2M1 codes become the upper bytes of binary16 numbers, whose lower bytes are all zero.
-inline vec panel(const e2m1_pair* codes, int v) {
-  const __m128i upper_bytes = _mm_setr_epi8(0x00, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44, 0x46, -0x80, -0x48, -0x44, -0x42,
-                                            -0x40, -0x3e, -0x3c, -0x3a);
+/// 4-bit codes become the upper bytes of binary16 numbers, whose lower bytes are all zero.
+inline vec look_up(__m128i upper_bytes, const nibble_pair* codes, int v) {
   __m128i pairs = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
   if (v >= 2) pairs = _mm_srli_epi16(pairs, 4);
   const __m128i halves = _mm_shuffle_epi8(upper_bytes, _mm_and_si128(pairs, _mm_set1_epi8(15)));
   const __m128i zero = _mm_setzero_si128();
   return _mm256_cvtph_ps(v % 2 == 0 ? _mm_unpacklo_epi8(zero, halves) : _mm_unpackhi_epi8(zero, halves));
+}
+inline vec panel(const e2m1_pair* codes, int v) {
+  const __m128i upper_bytes = _mm_setr_epi8(0x00, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44, 0x46, -0x80, -0x48, -0x44, -0x42,
+                                            -0x40, -0x3e, -0x3c, -0x3a);
+  return look_up(upper_bytes, codes, v);
+}
+inline vec panel(const q4_pair* codes, int v) {
+  const __m128i upper_bytes = _mm_setr_epi8(-0x38, -0x39, -0x3a, -0x3b, -0x3c, -0x3e, -0x40, -0x44, 0x00, 0x3c, 0x40,
+                                            0x42, 0x44, 0x45, 0x46, 0x47);
+  return look_up(upper_bytes, codes, v);
 }
 /// The byte is the exponent of the float; 0 and 255 need a bit of the mantissa, for 2^-127 and NaN.
 inline vec panel(const e8m0* scales, int v) {

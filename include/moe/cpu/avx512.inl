@@ -45,12 +45,20 @@ inline vec panel(const std::int8_t* codes, int v) {
   return _mm512_maskz_cvtepi32_ps(every, _mm512_maskz_cvtepi8_epi32(every, bytes));
 }
 /// The permutation looks at the low four bits of each index only: no mask is needed.
-inline vec panel(const e2m1_pair* codes, int v) {
-  const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f,
-                                       -2.0f, -3.0f, -4.0f, -6.0f);
+inline vec look_up(__m512 values, const nibble_pair* codes, int v) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
   const __m512i pairs = _mm512_maskz_cvtepu8_epi32(every, bytes);
   return _mm512_maskz_permutexvar_ps(every, v == 0 ? pairs : _mm512_maskz_srli_epi32(every, pairs, 4), values);
+}
+inline vec panel(const e2m1_pair* codes, int v) {
+  const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f,
+                                       -2.0f, -3.0f, -4.0f, -6.0f);
+  return look_up(values, codes, v);
+}
+inline vec panel(const q4_pair* codes, int v) {
+  const __m512 values = _mm512_setr_ps(-8.0f, -7.0f, -6.0f, -5.0f, -4.0f, -3.0f, -2.0f, -1.0f, 0.0f, 1.0f, 2.0f, 3.0f,
+                                       4.0f, 5.0f, 6.0f, 7.0f);
+  return look_up(values, codes, v);
 }
 /// The byte is the exponent of the float; 0 and 255 need a bit of the mantissa, for 2^-127 and NaN.
 inline vec panel(const e8m0* scales, int v) {

@@ -35,4 +35,5 @@ inline constexpr auto e2m1_values = [] {
   return values;
 }();
 inline vec panel(const e2m1_pair* codes, int v) { return e2m1_values[codes[v % 16].code(v / 16)]; }
+inline vec panel(const q4_pair* codes, int v) { return codes[v % 16].value(v / 16); }
 inline vec panel(const e8m0* scales, int v) { return float(scales[v]); }

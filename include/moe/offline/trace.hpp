@@ -19,10 +19,12 @@ struct TraceRecord {
 
 /// What was chosen, in order of execution; a record's choices are in order of choice. The in-memory form of trace
 /// files, whose first line is {"layers":L,"experts":E,"k":K} and whose others are
-/// {"seq":0,"token":0,"layer":0,"experts":[3,5],"weights":[0.6,0.4]}. Costs 8 bytes per choice and 24 per record.
+/// {"seq":0,"token":0,"layer":0,"experts":[3,5],"weights":[0.6,0.4]}. Costs 8 bytes per choice and 24 per record, and 8
+/// more per choice with weights in double precision.
 class RoutingTrace {
  public:
-  RoutingTrace(int layers, int experts) : layers_(layers), experts_(experts) {}
+  /// `k`: the most choices of a record, where that is known before the records are.
+  RoutingTrace(int layers, int experts, int k = 0) : layers_(layers), experts_(experts), k_(k) {}
 
   int layers() const noexcept { return layers_; }
   int experts() const noexcept { return experts_; }
@@ -33,20 +35,29 @@ class RoutingTrace {
   /// ||E(x)|| of each of the record's choices; only of a trace that has them.
   Row<const float> norms(const TraceRecord& r) const noexcept { return {norms_.data() + r.first, r.count}; }
   bool has_norms() const noexcept { return !norms_.empty(); }
+  /// The weight of a record's choice number `i`, as precise as it is known.
+  double weight(const TraceRecord& r, int i) const noexcept {
+    const std::size_t at = r.first + static_cast<std::size_t>(i);
+    return has_precise_weights() ? precise_[at] : static_cast<double>(slots_[at].weight);
+  }
+  bool has_precise_weights() const noexcept { return !precise_.empty(); }
+  /// False where nobody knows the weights: then those of the slots mean nothing.
+  bool has_weights() const noexcept { return weighted_; }
+  void forget_weights() noexcept { weighted_ = false; }
 
-  /// Throws Error for a layer or an expert that there is not, and for norms in some records only.
-  void add(int sequence, int token, int layer, Row<const Slot> picks, Row<const float> norms = {}) {
+  /// `precise` are the weights of the choices once more, in double precision. Throws Error for a layer or an expert that
+  /// there is not, and for norms or precise weights in some records only.
+  void add(int sequence, int token, int layer, Row<const Slot> picks, Row<const float> norms = {},
+           Row<const double> precise = {}) {
     constexpr const char* where = "moe::RoutingTrace::add";
     check_index(where, "layer", layers_, layer);
     for (const Slot& pick : picks) check_index(where, "expert", experts_, pick.expert);
-    const bool measured = !norms.empty() || (picks.empty() && has_norms());
-    if (measured != has_norms() && !slots_.empty())
-      raise(Error(where, "norms of the choices", has_norms() ? "as in the records before" : "none, as before",
-                  has_norms() ? "none" : "some"));
-    if (!norms.empty()) require_equal(where, "norms of the choices", picks.size(), norms.size());
+    check_extra(where, "norms of the choices", picks, norms.size(), has_norms());
+    check_extra(where, "precise weights of the choices", picks, precise.size(), has_precise_weights());
     records_.push_back({sequence, token, layer, slots_.size(), picks.size()});
     slots_.insert(slots_.end(), picks.begin(), picks.end());
     norms_.insert(norms_.end(), norms.begin(), norms.end());
+    precise_.insert(precise_.end(), precise.begin(), precise.end());
     if (picks.size() > k_) k_ = picks.size();
   }
 
@@ -54,11 +65,20 @@ class RoutingTrace {
   static void check_index(const char* where, const char* what, int count, int found) {
     if (found < 0 || found >= count) raise(Error(where, what, concat("0 to ", count - 1), std::to_string(found)));
   }
+  /// What choices may have besides an expert and a weight, all of a trace's records have or none.
+  void check_extra(const char* where, const char* what, Row<const Slot> picks, int found, bool before) const {
+    const bool given = found > 0 || (picks.empty() && before);
+    if (given != before && !slots_.empty())
+      raise(Error(where, what, before ? "as in the records before" : "none, as before", before ? "none" : "some"));
+    if (found > 0) require_equal(where, what, picks.size(), found);
+  }
 
-  int layers_, experts_, k_ = 0;
+  int layers_, experts_, k_;
+  bool weighted_ = true;
   std::vector<TraceRecord> records_;
   std::vector<Slot> slots_;
   std::vector<float> norms_;
+  std::vector<double> precise_;
 };
 
 /// An observer that appends every row of a call to a trace, when the call has ended well. Identities, nulls and dropped

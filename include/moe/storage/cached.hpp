@@ -1,199 +1,265 @@
 // Cached: experts in slots of a byte budget that layers share, loaded by any source while others compute.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include <moe/concepts.hpp>
 #include <moe/storage/eviction.hpp>
+#include <moe/storage/slot_table.hpp>
 
 namespace moe {
 
+/// What a cache does with guesses (`MoELayer::prefetch`, `ExpertCache::plan`): nothing, count how right they are, or
+/// also load them.
+enum class Prefetch { off, observe, enforce };
+
 struct CacheOptions {
-  std::size_t bytes = 0;  // for the records of all layers that share the cache
+  std::size_t bytes = 0;            // for the records of all layers that share the cache
+  std::vector<double> shares = {};  // of the bytes, for each format of the records; empty: as many slots of each
+  /// Most records of the first format that each layer keeps, 0 too (AdapMoE's allocation); empty: layers compete.
+  std::vector<int> slots_by_layer = {};
+  int staging_slots = 0;  // of each format, within the bytes: for records that are used and not kept
+  Prefetch prefetch = Prefetch::enforce;
+  std::size_t prefetch_bytes = std::numeric_limits<std::size_t>::max();  // of guesses coming or not used yet
 };
 
-/// Since construction; every need that was served is a hit or a miss.
-struct CacheStatistics {
-  std::uint64_t hits = 0, misses = 0;
-  std::uint64_t evictions = 0;
-  std::uint64_t loads = 0, bytes_read = 0;            // demanded and prefetched
-  std::uint64_t prefetched = 0, prefetched_used = 0;  // loads by guess, and those that were used
-  std::uint64_t stalls = 0, stall_ns = 0;             // times a call waited for a load, and how long
+/// One use that a predictor of whole paths expects.
+struct PlannedExpert {
+  int layer = 0;
+  ExpertId expert = -1;
+  float probability = 1;
 };
 
 namespace detail {
 
-struct CacheState;
-
-enum class Phase { empty, loading, ready, failed };
-
-/// One place for one record. Only `ready` slots without pins and claims may be given up.
-struct CacheSlot {
-  CacheState* state = nullptr;
-  std::byte* bytes = nullptr;
-  int layer = -1;
-  CacheEntry entry;
-  Phase phase = Phase::empty;
-  int pins = 0;
-  const void* claim = nullptr;  // the wave that decided to load it and has not been lent it yet
-  bool demanded = false;        // loaded for a need, not by guess; until it is lent
-  bool guessed = false;         // loaded by guess and not used since
-  CacheSlot* next = nullptr;    // list of loads that are to be started
-  std::optional<Error> error;
+/// A layer's source behind pointers, so that one layer's call may start loads of another.
+struct LayerSource {
+  const void* source = nullptr;
+  void (*read)(const void* source, const ReadRequest& request) = nullptr;
+  void (*hurry)(const void* source, const void* who) noexcept = nullptr;
 };
 
-/// Bookkeeping under one mutex; bytes and sources are used outside it.
+/// Slots whose loads are to be started, linked by CacheSlot::next.
+struct LoadList {
+  int first = -1, last = -1;
+};
+
+/// The table of slots under one mutex; bytes and sources are used outside it.
 struct CacheState {
-  explicit CacheState(std::size_t budget) : budget_bytes(budget) {}
+  CacheState(CacheOptions o, AnyEviction eviction) : options(std::move(o)), table(std::move(eviction)) {}
+
+  /// The memory of one slot; what a source is given as `who`.
+  struct Cell {
+    CacheState* state = nullptr;
+    int slot = -1;
+    std::byte* bytes = nullptr;
+    LayerSource source;  // of the load under way
+    std::string error;   // its own text: a copied exception shares it between threads
+  };
 
   std::mutex mutex;
   std::condition_variable changed;
-  std::size_t budget_bytes;
-  std::size_t record_bytes = 0;
+  const CacheOptions options;
+  SlotTable table;
+  std::vector<std::size_t> record_bytes;  // [formats] of the slots
   Buffer memory;
-  std::vector<CacheSlot> slots;
-  std::vector<std::vector<CacheSlot*>> places;  // [layer][expert]
-  std::vector<int> loading;                     // [layer]
-  std::uint64_t now = 0;
-  CacheStatistics statistics;
+  std::vector<Cell> cells;
+  std::vector<LayerSource> sources;  // [layer]
 
-  /// Slots are cut when the first layer joins; later layers must not have larger records.
-  int join(int experts, std::size_t bytes) {
+  /// Slots are cut when the first layer joins, and again for larger records while they are unused.
+  int join(const LayerSource& source, int experts, std::span<const std::size_t> bytes) {
     const std::lock_guard lock(mutex);
-    if (slots.empty()) cut(round_up(bytes, page_alignment));
-    if (bytes > record_bytes)
-      raise(Error("moe::Cached", "bytes of a record", concat("at most ", record_bytes, ", the slots of this cache"),
-                  std::to_string(bytes)));
-    places.emplace_back(static_cast<std::size_t>(experts), nullptr);
-    loading.push_back(0);
-    return static_cast<int>(places.size()) - 1;
+    check_limits(table.layers());
+    if (record_bytes.empty()) {
+      cut(bytes);
+    } else {
+      require_equal("moe::Cached", "formats of the records", static_cast<int>(record_bytes.size()),
+                    static_cast<int>(bytes.size()));
+      std::vector<std::size_t> larger(bytes.begin(), bytes.end());
+      for (std::size_t f = 0; f < larger.size(); ++f)
+        larger[f] = std::max(round_up(larger[f], page_alignment), record_bytes[f]);
+      if (larger != record_bytes) grow(larger);
+    }
+    sources.push_back(source);
+    return table.add_layer(experts);
   }
   /// Waits for loads under way and empties the layer's slots.
   void leave(int layer) noexcept {
     std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return loading[static_cast<std::size_t>(layer)] == 0; });
-    for (CacheSlot& slot : slots)
-      if (slot.layer == layer) empty(slot);
+    changed.wait(lock, [&] { return table.loading(layer) == 0; });
+    table.remove_layer(layer);
   }
 
-  CacheSlot*& place(int layer, ExpertId e) {
-    return places[static_cast<std::size_t>(layer)][static_cast<std::size_t>(e)];
-  }
-
-  void empty(CacheSlot& slot) noexcept {
-    if (slot.layer >= 0) place(slot.layer, slot.entry.expert) = nullptr;
-    slot.layer = -1;
-    slot.phase = Phase::empty;
-    slot.claim = nullptr;
-    slot.demanded = slot.guessed = false;
-    slot.error.reset();
-  }
-  void begin_load(CacheSlot& slot, int layer, ExpertId e) noexcept {
-    if (slot.phase == Phase::ready) ++statistics.evictions;
-    empty(slot);
-    slot.layer = layer;
-    slot.entry = {e, ++now, 0};
-    slot.phase = Phase::loading;
-    place(layer, e) = &slot;
-    ++loading[static_cast<std::size_t>(layer)];
-    ++statistics.loads;
-  }
-  /// Answer of the source, on any thread. A guess that failed is a miss later, not an error now.
+  /// Answer of a source, on any thread.
   static void loaded(void* who, const Error* error) noexcept {
-    auto& slot = *static_cast<CacheSlot*>(who);
-    CacheState& state = *slot.state;
+    auto& cell = *static_cast<Cell*>(who);
+    CacheState& state = *cell.state;
     const std::lock_guard lock(state.mutex);
-    --state.loading[static_cast<std::size_t>(slot.layer)];
-    if (error == nullptr) {
-      slot.phase = Phase::ready;
-      state.statistics.bytes_read += state.record_bytes;
-    } else if (slot.claim != nullptr) {
-      slot.phase = Phase::failed;
-      slot.error.emplace(std::string(error->what()));  // its own text: a copied exception shares it between threads
-    } else {
-      state.empty(slot);
-    }
+    const auto format = static_cast<std::size_t>(state.table.slot(cell.slot).format);
+    if (state.table.loaded(cell.slot, error == nullptr, state.record_bytes[format]) && error != nullptr)
+      cell.error = error->what();
     state.changed.notify_all();
   }
-  void drop_claims(const void* wave) noexcept {
-    for (CacheSlot& slot : slots) {
-      if (slot.claim != wave) continue;
-      slot.claim = nullptr;
-      if (slot.phase == Phase::failed) empty(slot);
+  /// Starts loads without the lock: a source may answer at once, on this thread. The slots of a list are loading, so
+  /// nobody else changes them.
+  void start(const LoadList& loads, std::unique_lock<std::mutex>& lock) {
+    if (loads.first < 0) return;
+    lock.unlock();
+    for (int s = loads.first; s >= 0;) {
+      const CacheSlot& slot = table.slot(s);
+      Cell& cell = cells[static_cast<std::size_t>(s)];
+      const ReadRequest request{slot.expert,         slot.format, cell.bytes,
+                                &CacheState::loaded, &cell,       slot.demanded ? Urgency::now : Urgency::later};
+      s = slot.next;
+      cell.source.read(cell.source.source, request);
     }
-    changed.notify_all();
+    lock.lock();
+  }
+  void append(int s, LoadList& loads) noexcept {
+    CacheSlot& slot = table.slot(s);
+    slot.next = -1;
+    cells[static_cast<std::size_t>(s)].source = sources[static_cast<std::size_t>(slot.layer)];
+    if (loads.first < 0)
+      loads.first = s;
+    else
+      table.slot(loads.last).next = s;
+    loads.last = s;
   }
 
-  /// An empty slot, or the one the eviction gives up first among those that `may_go` allows; null if there is none.
-  template <class E, class MayGo>
-  CacheSlot* victim(const E& eviction, const MayGo& may_go) noexcept {
-    CacheSlot* lowest = nullptr;
-    double score = 0;
-    for (CacheSlot& slot : slots) {
-      if (slot.phase == Phase::empty) return &slot;
-      if (slot.phase != Phase::ready || slot.pins > 0 || slot.claim != nullptr || !may_go(slot)) continue;
-      const double s = eviction.keep_score(slot.entry, now);
-      if (lowest != nullptr && s >= score) continue;
-      lowest = &slot;
-      score = s;
+  bool may_guess() const noexcept {
+    return options.prefetch == Prefetch::enforce &&
+           (static_cast<std::size_t>(table.guesses_in_slots()) + 1) * record_bytes[0] <= options.prefetch_bytes;
+  }
+  /// Claims what of the plan has room.
+  void claim_plan(LoadList& loads) noexcept {
+    if (!table.has_plan()) return;
+    while (may_guess()) {
+      const int slot = table.claim_planned();
+      if (slot < 0) break;
+      append(slot, loads);
     }
-    return lowest;
+  }
+
+  void unpin(int slot) noexcept {
+    std::unique_lock lock(mutex);
+    table.unpin(slot);
+    changed.notify_all();
+    LoadList loads;
+    claim_plan(loads);
+    start(loads, lock);
   }
 
  private:
-  void cut(std::size_t bytes) {
-    const std::size_t count = bytes == 0 ? 0 : budget_bytes / bytes;
-    if (count == 0)
-      raise(Error("moe::ExpertCache", "budget in bytes", concat("at least one record, ", bytes),
-                  std::to_string(budget_bytes)));
-    record_bytes = bytes;
-    memory = Buffer(count * bytes);
-    slots.resize(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      slots[i].state = this;
-      slots[i].bytes = memory.data() + i * bytes;
+  void check_limits(int layers) const {
+    const std::vector<int>& limits = options.slots_by_layer;
+    if (limits.empty()) return;
+    if (static_cast<std::size_t>(layers) >= limits.size())
+      raise(Error("moe::Cached", "layers of the cache", concat(limits.size(), ", as in slots_by_layer"), "one more"));
+    if (limits[static_cast<std::size_t>(layers)] < 1 && options.staging_slots < 1)
+      raise(Error("moe::ExpertCache", concat("slots of layer ", layers), "at least 1, or staging_slots", "neither"));
+  }
+  void grow(std::span<const std::size_t> bytes) {
+    if (!table.unused())
+      raise(Error("moe::Cached", "bytes of a record", concat("at most those of the slots, which are in use"), "more"));
+    cut(bytes);
+  }
+  int slots_of(std::size_t format, std::span<const std::size_t> bytes) const {
+    const std::vector<double>& shares = options.shares;
+    if (!shares.empty()) {
+      require_equal("moe::ExpertCache", "shares of the budget", static_cast<int>(bytes.size()),
+                    static_cast<int>(shares.size()));
+      return static_cast<int>(shares[format] * static_cast<double>(options.bytes) / static_cast<double>(bytes[format]));
     }
+    std::size_t one_of_each = 0;
+    for (const std::size_t b : bytes) one_of_each += b;
+    return static_cast<int>(options.bytes / one_of_each);
+  }
+  void cut(std::span<const std::size_t> records) {
+    std::vector<std::size_t> bytes;
+    for (const std::size_t b : records) bytes.push_back(round_up(b, page_alignment));
+    SlotLimits limits;
+    limits.slots_by_layer = options.slots_by_layer;
+    limits.staging = options.staging_slots;
+    std::size_t total = 0;
+    for (std::size_t f = 0; f < bytes.size(); ++f) {
+      limits.slots.push_back(slots_of(f, bytes));
+      check_slots(limits, f, bytes[f]);
+      total += static_cast<std::size_t>(limits.slots[f]) * bytes[f];
+    }
+    if (total > options.bytes)
+      raise(Error("moe::ExpertCache", "shares of the budget", "at most 1 in all", concat(total, " bytes")));
+    memory = Buffer();
+    memory = Buffer(total);
+    table.cut(std::move(limits));
+    record_bytes = std::move(bytes);
+    cells.assign(table.slots().size(), {});
+    std::byte* next = memory.data();
+    for (std::size_t s = 0; s < cells.size(); ++s) {
+      cells[s].state = this;
+      cells[s].slot = static_cast<int>(s);
+      cells[s].bytes = next;
+      next += record_bytes[static_cast<std::size_t>(table.slots()[s].format)];
+    }
+  }
+  void check_slots(const SlotLimits& limits, std::size_t format, std::size_t bytes) const {
+    const int slots = limits.slots[format];
+    const int least = options.staging_slots > 0 ? options.staging_slots : 1;
+    if (slots < least)
+      raise(Error("moe::ExpertCache", concat("budget in bytes for records of format ", format),
+                  concat("at least ", least, " of ", bytes), std::to_string(options.bytes)));
+    if (format != 0) return;
+    std::int64_t kept = 0;
+    for (const int n : limits.slots_by_layer) kept += n;
+    if (kept > slots - options.staging_slots)
+      raise(Error("moe::ExpertCache", "slots_by_layer in all",
+                  concat("at most ", slots - options.staging_slots, ", what the budget holds beside staging"),
+                  std::to_string(kept)));
   }
 };
 
 /// Keeps one slot where it is.
 class CachePin {
  public:
-  explicit CachePin(CacheSlot& slot) noexcept : slot_(&slot) {}
-  CachePin(CachePin&& other) noexcept : slot_(std::exchange(other.slot_, nullptr)) {}
+  CachePin() = default;  // of a need that is skipped
+  CachePin(CacheState& state, int slot) noexcept : state_(&state), slot_(slot) {}
+  CachePin(CachePin&& other) noexcept : state_(std::exchange(other.state_, nullptr)), slot_(other.slot_) {}
   CachePin& operator=(CachePin&&) = delete;
   ~CachePin() {
-    if (slot_ == nullptr) return;
-    const std::lock_guard lock(slot_->state->mutex);
-    if (--slot_->pins == 0) slot_->state->changed.notify_all();
+    if (state_ != nullptr) state_->unpin(slot_);
   }
 
  private:
-  CacheSlot* slot_;
+  CacheState* state_ = nullptr;
+  int slot_ = -1;
 };
 
 }  // namespace detail
 
 /// Slots for the experts of one or several layers, and the rule for giving them up. A handle: copies share the slots.
-/// All memory is taken when the first layer joins, in slots of that layer's record size; nothing is allocated later.
-template <Eviction E = Lru>
+/// Layers join in the order in which they are computed. All memory is taken when the first one joins (again when one
+/// with larger records does); nothing is allocated later.
 class ExpertCache {
  public:
-  explicit ExpertCache(CacheOptions options, E eviction = {})
-      : state_(std::make_shared<detail::CacheState>(options.bytes)), eviction_(eviction) {}
+  /// Any Eviction. Throws Error when the first layer joins if the budget holds no record of some format.
+  explicit ExpertCache(CacheOptions options, AnyEviction eviction = Lru{})
+      : state_(std::make_shared<detail::CacheState>(std::move(options), std::move(eviction))) {}
 
   /// Taken together, so that the figures belong to one moment.
   CacheStatistics statistics() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->statistics;
+    return state_->table.statistics();
   }
   /// Bytes of slots; 0 before the first layer joined.
   std::size_t bytes_held() const {
@@ -202,23 +268,57 @@ class ExpertCache {
   }
   int slots() const {
     const std::lock_guard lock(state_->mutex);
-    return static_cast<int>(state_->slots.size());
+    return static_cast<int>(state_->table.slots().size());
+  }
+
+  /// A new sequence: counts of uses begin anew, what is here stays.
+  void begin_sequence() const {
+    const std::lock_guard lock(state_->mutex);
+    state_->table.begin_sequence();
+  }
+
+  /// What the next pass through the layers is expected to use (ExpertFlow, He et al. 2024): loaded at once, by layer
+  /// and then by probability, as far as the slots reach, and further as layers end. Once a layer is routed, what was
+  /// planned for it wrongly gives way first. Choose ByPlan as the eviction. An empty plan ends planning.
+  /// Throws Error for a layer or an expert that there is not.
+  void plan(std::span<const PlannedExpert> uses) const {
+    std::vector<PlannedExpert> sorted(uses.begin(), uses.end());
+    std::stable_sort(sorted.begin(), sorted.end(), [](const PlannedExpert& a, const PlannedExpert& b) {
+      return a.layer != b.layer ? a.layer < b.layer : a.probability > b.probability;
+    });
+    std::vector<std::pair<int, ExpertId>> order;
+    for (const PlannedExpert& use : sorted) order.emplace_back(use.layer, use.expert);
+    std::unique_lock lock(state_->mutex);
+    for (const PlannedExpert& use : sorted) check(use);
+    if (state_->options.prefetch == Prefetch::off) return;
+    state_->table.plan(order);
+    detail::LoadList loads;
+    state_->claim_plan(loads);
+    state_->start(loads, lock);
   }
 
  private:
-  template <RecordSource Source, Eviction>
+  void check(const PlannedExpert& use) const {
+    const auto in = [](const char* what, int count, int found) {
+      if (found < 0 || found >= count)
+        raise(Error("moe::ExpertCache::plan", what, concat("0 to ", count - 1), std::to_string(found)));
+    };
+    in("layer", state_->table.layers(), use.layer);
+    in("expert", state_->table.experts(use.layer), use.expert);
+  }
+
+  template <RecordSource Source>
   friend class Cached;
   std::shared_ptr<detail::CacheState> state_;
-  E eviction_;
 };
-ExpertCache(CacheOptions)->ExpertCache<Lru>;
 
 /// One layer's experts through a cache: hits are lent at once, misses are loaded by `Source` while the hits compute.
 ///
-/// Output is bit-identical to a resident storage for every budget of at least one record. Several threads may acquire
-/// at once; none holds pins while it waits, and a record stays from the decision to load it until it was lent, so every
-/// thread gets on. A read that fails throws IoError from `acquire` and leaves the cache usable.
-template <RecordSource Source, Eviction E = Lru>
+/// Output is bit-identical to a resident storage for every budget of at least one record, unless the source has several
+/// precisions (Mixed). Several threads may acquire at once; none holds pins while it waits, and a record stays from the
+/// decision to load it until it was lent, so every thread gets on. A read that fails throws IoError from `acquire` and
+/// leaves the cache usable. Costs a scan of the slots per miss, a lock per record.
+template <RecordSource Source>
 class Cached {
  public:
   using memory = host_memory;
@@ -226,169 +326,179 @@ class Cached {
   using formats = typename Source::formats;
   using pin = detail::CachePin;
 
-  Cached(const ExpertCache<E>& cache, Source source)
+  Cached(const ExpertCache& cache, Source source)
       : cache_(cache), member_(std::make_shared<Member>(cache.state_, std::move(source))) {}
 
   ExpertShape shape() const noexcept { return member_->source.shape(); }
   int num_experts() const noexcept { return member_->source.num_experts(); }
-  const ExpertCache<E>& cache() const noexcept { return cache_; }
+  const ExpertCache& cache() const noexcept { return cache_; }
   CacheStatistics statistics() const { return cache_.statistics(); }
 
   /// Lends what is there and starts what is not, as far as there is room. Waits only while nothing wanted is there.
   /// Served needs come first in `todo`; the rest comes back.
   std::span<ExpertNeed> acquire(std::span<ExpertNeed> todo, Wave<pin>& wave, host_queue&) const {
-    detail::CacheState& state = *member_->state;
+    State& state = *member_->state;
     std::unique_lock lock(state.mutex);
+    if (wave.ticket == 0) {
+      wave.ticket = state.table.begin_call(layer(), todo, lowest());
+      todo = skip(todo, wave);
+    }
     for (;;) {
-      raise_failure(todo, &wave);
+      raise_failure(todo, wave);
       todo = lend(todo, wave);
-      detail::CacheSlot* loads = claim(todo, &wave);
-      if (loads != nullptr) {
-        lock.unlock();
-        start(loads);
-        lock.lock();
-      }
+      const detail::LoadList loads = claim(todo, wave);
+      state.start(loads, lock);
       if (!wave.empty() || todo.empty()) return todo;
-      if (loads == nullptr) wait(lock);
+      if (loads.first < 0) wait(lock);
     }
   }
 
-  /// The call that owned `wave` ended early: what it claimed may go.
-  void abandon(const Wave<pin>& wave) const noexcept {
-    const std::lock_guard lock(member_->state->mutex);
-    member_->state->drop_claims(&wave);
+  /// The call that owned `wave` ended before `rest` was served: what it claimed may go.
+  void abandon(std::span<const ExpertNeed> rest, const Wave<pin>& wave) const noexcept {
+    if (wave.ticket == 0) return;
+    State& state = *member_->state;
+    const std::lock_guard lock(state.mutex);
+    state.table.abandon(layer(), rest, &wave);
+    state.changed.notify_all();
   }
 
-  /// Loads what may be wanted soon, most rows first. Never gives up what an earlier guess for this layer brought and
-  /// nobody used yet, and takes no more than has room beside what is pinned.
-  void expect(std::span<const ExpertNeed> guesses) const {
-    detail::CacheState& state = *member_->state;
-    detail::CacheSlot* loads = nullptr;
-    {
-      const std::lock_guard lock(state.mutex);
-      while (const ExpertNeed* best = most_wanted(guesses)) {
-        detail::CacheSlot* slot = state.victim(cache_.eviction_, [&](const detail::CacheSlot& s) {
-          return !(s.guessed && s.layer == member_->layer) &&
-                 !(s.layer == member_->layer && among(guesses, s.entry.expert));
-        });
-        if (slot == nullptr) break;
-        state.begin_load(*slot, member_->layer, best->expert);
-        slot->guessed = true;
-        ++state.statistics.prefetched;
-        slot->next = std::exchange(loads, slot);
-      }
+  /// Loads what may be wanted soon, most rows first, as the options allow. Gives up nothing that is in use or wanted,
+  /// and nothing that an earlier guess for this layer brought and nobody used yet. Returns how many of the guesses were
+  /// neither here nor coming.
+  int expect(std::span<const ExpertNeed> guesses) const {
+    State& state = *member_->state;
+    if (state.options.prefetch == Prefetch::off) return 0;
+    std::unique_lock lock(state.mutex);
+    const int missing = state.table.predict(layer(), guesses, lowest());
+    detail::LoadList loads;
+    while (state.may_guess()) {
+      const ExpertNeed* best = most_wanted(guesses);
+      if (best == nullptr) break;
+      const int slot = state.table.claim_guess(layer(), best->expert, choose(member_->source, *best), guesses);
+      if (slot < 0) break;
+      state.append(slot, loads);
     }
-    start(loads);
+    state.start(loads, lock);
+    return missing;
   }
 
   /// Sets a bit for every expert that is here now: [pieces(E, 32)] words.
   void residency(std::uint32_t* bits) const noexcept {
-    detail::CacheState& state = *member_->state;
+    State& state = *member_->state;
     const std::lock_guard lock(state.mutex);
     for (int word = 0; word < pieces(num_experts(), 32); ++word) bits[word] = 0;
     for (ExpertId e = 0; e < num_experts(); ++e)
-      if (const detail::CacheSlot* slot = state.place(member_->layer, e);
-          slot != nullptr && slot->phase == detail::Phase::ready)
-        bits[e / 32] |= 1u << (e % 32);
+      if (state.table.ready(layer(), e)) bits[e / 32] |= 1u << (e % 32);
   }
 
  private:
+  using State = detail::CacheState;
+  static constexpr int num_formats = count_of(formats{});
+  static_assert(num_formats <= max_cached_formats, "moe::Cached: a source of at most 4 formats");
+
   /// A layer of the cache; goes only when its loads have ended.
   struct Member {
-    Member(std::shared_ptr<detail::CacheState> s, Source src)
-        : state(std::move(s)), source(std::move(src)), layer(state->join(source.num_experts(), source.bytes(0))) {}
+    Member(std::shared_ptr<State> s, Source src) : state(std::move(s)), source(std::move(src)), layer(join()) {}
     Member(const Member&) = delete;
     Member& operator=(const Member&) = delete;
     ~Member() { state->leave(layer); }
-    std::shared_ptr<detail::CacheState> state;
+
+    int join() {
+      std::array<std::size_t, num_formats> bytes;
+      for (int f = 0; f < num_formats; ++f) bytes[static_cast<std::size_t>(f)] = source.bytes(f);
+      return state->join({&source, &read, &hurry}, source.num_experts(), bytes);
+    }
+    static void read(const void* source, const ReadRequest& request) {
+      static_cast<const Source*>(source)->read(request);
+    }
+    static void hurry(const void* source, const void* who) noexcept {
+      moe::hurry(*static_cast<const Source*>(source), who);
+    }
+    std::shared_ptr<State> state;
     Source source;
     int layer;
   };
 
-  detail::CacheSlot* place(const ExpertNeed& need) const { return member_->state->place(member_->layer, need.expert); }
+  int layer() const noexcept { return member_->layer; }
+  auto lowest() const noexcept {
+    return [&source = member_->source](const ExpertNeed& need) { return choose(source, need); };
+  }
 
-  void raise_failure(std::span<const ExpertNeed> todo, const void* wave) const {
+  /// Answers the needs that are not worth a load: first in `todo`, with refs to nothing.
+  std::span<ExpertNeed> skip(std::span<ExpertNeed> todo, Wave<pin>& wave) const {
+    detail::SlotTable& table = member_->state->table;
+    std::size_t skipped = 0;
+    for (ExpertNeed& need : todo) {
+      if (!table.skips(layer(), need, choose(member_->source, need))) continue;
+      ++table.statistics().skipped;
+      wave.push({need.expert, 0, nullptr}, pin());
+      std::swap(todo[skipped++], need);
+    }
+    return todo.subspan(skipped);
+  }
+
+  void raise_failure(std::span<const ExpertNeed> todo, const Wave<pin>& wave) const {
+    State& state = *member_->state;
     for (const ExpertNeed& need : todo) {
-      const detail::CacheSlot* slot = place(need);
-      if (slot == nullptr || slot->phase != detail::Phase::failed || slot->claim != wave) continue;
-      const IoError error(concat("expert ", need.expert, ": ", slot->error->what()));
-      member_->state->drop_claims(wave);
-      raise(error);
+      const int slot = state.table.failed(layer(), need, &wave);
+      if (slot < 0) continue;
+      raise(IoError(concat("expert ", need.expert, ": ", state.cells[static_cast<std::size_t>(slot)].error)));
     }
   }
 
   /// Pins what is ready, moves it to the front, and returns the rest.
   std::span<ExpertNeed> lend(std::span<ExpertNeed> todo, Wave<pin>& wave) const {
-    detail::CacheState& state = *member_->state;
+    State& state = *member_->state;
     std::size_t served = 0;
     for (ExpertNeed& need : todo) {
-      detail::CacheSlot* slot = place(need);
-      if (slot == nullptr || slot->phase != detail::Phase::ready) continue;
-      const bool miss = slot->demanded && slot->claim == &wave;
-      ++(miss ? state.statistics.misses : state.statistics.hits);
-      if (slot->guessed) ++state.statistics.prefetched_used;
-      if (slot->claim == &wave) slot->claim = nullptr;
-      slot->demanded = slot->demanded && !miss;
-      slot->guessed = false;
-      slot->entry.last_use = ++state.now;
-      ++slot->entry.uses;
-      ++slot->pins;
-      wave.push({need.expert, 0, slot->bytes}, pin(*slot));
+      const int slot = state.table.lend(layer(), need, choose(member_->source, need), &wave);
+      if (slot < 0) continue;
+      wave.push({need.expert, state.table.slot(slot).format, state.cells[static_cast<std::size_t>(slot)].bytes},
+                pin(state, slot));
       std::swap(todo[served++], need);
     }
     return todo.subspan(served);
   }
 
   /// Takes slots for what is neither here nor coming, and protects what a guess is bringing. List of loads to start.
-  detail::CacheSlot* claim(std::span<const ExpertNeed> todo, const void* wave) const {
-    detail::CacheState& state = *member_->state;
-    detail::CacheSlot* loads = nullptr;
+  detail::LoadList claim(std::span<const ExpertNeed> todo, const Wave<pin>& wave) const {
+    State& state = *member_->state;
+    detail::LoadList loads;
     for (const ExpertNeed& need : todo) {
-      if (detail::CacheSlot* coming = place(need)) {
-        if (coming->phase == detail::Phase::loading && coming->claim == nullptr) coming->claim = wave;
+      const int format = choose(member_->source, need);
+      if (const int coming = state.table.claim_coming(layer(), need, format, &wave); coming >= 0) {
+        if (!state.table.slot(coming).demanded) hurry(member_->source, &state.cells[static_cast<std::size_t>(coming)]);
         continue;
       }
-      detail::CacheSlot* slot = state.victim(cache_.eviction_, [](const detail::CacheSlot&) { return true; });
-      if (slot == nullptr) continue;
-      state.begin_load(*slot, member_->layer, need.expert);
-      slot->claim = wave;
-      slot->demanded = true;
-      slot->next = std::exchange(loads, slot);
+      if (const int slot = state.table.claim(layer(), need, format, &wave, wave.ticket); slot >= 0)
+        state.append(slot, loads);
     }
+    state.claim_plan(loads);
     return loads;
   }
 
-  /// Without the lock: a source may answer at once, on this thread.
-  void start(detail::CacheSlot* loads) const {
-    while (loads != nullptr) {
-      detail::CacheSlot& slot = *loads;
-      loads = slot.next;
-      member_->source.read(slot.entry.expert, 0, slot.bytes, &detail::CacheState::loaded, &slot);
-    }
-  }
-
   void wait(std::unique_lock<std::mutex>& lock) const {
-    detail::CacheState& state = *member_->state;
+    State& state = *member_->state;
     const auto begin = std::chrono::steady_clock::now();
     state.changed.wait(lock);
-    ++state.statistics.stalls;
-    state.statistics.stall_ns += static_cast<std::uint64_t>(
+    CacheStatistics& statistics = state.table.statistics();
+    ++statistics.stalls;
+    statistics.stall_ns += static_cast<std::uint64_t>(
         std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin).count());
   }
 
-  static bool among(std::span<const ExpertNeed> needs, ExpertId e) noexcept {
-    for (const ExpertNeed& need : needs)
-      if (need.expert == e) return true;
-    return false;
-  }
   const ExpertNeed* most_wanted(std::span<const ExpertNeed> guesses) const noexcept {
     const ExpertNeed* best = nullptr;
-    for (const ExpertNeed& need : guesses)
-      if (place(need) == nullptr && (best == nullptr || need.rows > best->rows)) best = &need;
+    for (const ExpertNeed& need : guesses) {
+      if (!member_->state->table.absent(layer(), need, choose(member_->source, need))) continue;
+      const bool better =
+          best == nullptr || need.rows > best->rows || (need.rows == best->rows && need.mass_ahead < best->mass_ahead);
+      if (better) best = &need;
+    }
     return best;
   }
 
-  ExpertCache<E> cache_;
+  ExpertCache cache_;
   std::shared_ptr<const Member> member_;
 };
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <concepts>
 #include <cstdint>
+#include <memory>
+#include <utility>
 
 #include <moe/expert.hpp>
 
@@ -120,6 +122,38 @@ struct ByPlan {
     if (entry.planned) return 2 * clock.layers - ahead;
     return ahead == 0 ? 0 : clock.layers - ahead;
   }
+};
+
+/// Any eviction behind two function pointers; copies share the policy.
+class AnyEviction {
+ public:
+  template <class E>
+  requires(!std::same_as<E, AnyEviction>) AnyEviction(E eviction) {
+    static_assert(Eviction<E>,
+                  "moe::Eviction: needs `double keep_score(const CacheEntry&, const CacheClock&) const noexcept` "
+                  "(docs/policies.md#eviction)");
+    if constexpr (Eviction<E>) {
+      policy_ = std::make_shared<const E>(std::move(eviction));
+      score_ = [](const void* policy, const CacheEntry& entry, const CacheClock& clock) noexcept {
+        return static_cast<const E*>(policy)->keep_score(entry, clock);
+      };
+      if constexpr (requires(const E e, CacheEntry& entry, CacheClock clock) { e.used(entry, clock); })
+        used_ = [](const void* policy, CacheEntry& entry, const CacheClock& clock) noexcept {
+          static_cast<const E*>(policy)->used(entry, clock);
+        };
+    }
+  }
+  double keep_score(const CacheEntry& entry, const CacheClock& clock) const noexcept {
+    return score_(policy_.get(), entry, clock);
+  }
+  void used(CacheEntry& entry, const CacheClock& clock) const noexcept {
+    if (used_ != nullptr) used_(policy_.get(), entry, clock);
+  }
+
+ private:
+  std::shared_ptr<const void> policy_;
+  double (*score_)(const void*, const CacheEntry&, const CacheClock&) noexcept = nullptr;
+  void (*used_)(const void*, CacheEntry&, const CacheClock&) noexcept = nullptr;
 };
 
 }  // namespace moe
