@@ -32,6 +32,8 @@ endmacro()
 moe_dependency(Eigen3 Eigen3::Eigen libeigen3-dev "moelayer::eigen")
 moe_dependency(nlohmann_json nlohmann_json::nlohmann_json nlohmann-json3-dev
                "moelayer::io and programs that read models")
+moe_dependency(MoeXxhash moe_dependencies::xxhash libxxhash-dev "moelayer::xxhash")
+moe_dependency(MoeUring moe_dependencies::uring liburing-dev "moelayer::uring")
 if(MOE_BUILD_EXAMPLES)
   moe_dependency(CLI11 CLI11::CLI11 libcli11-dev "programs with a command line")
 endif()
@@ -45,7 +47,8 @@ endif()
 # moe_missing_component(<result> <source>): the component that the source includes and that cannot be linked here.
 function(moe_missing_component result source)
   set(${result} "" PARENT_SCOPE)
-  foreach(component IN ITEMS "eigen;<(moe/executors/eigen\\.hpp|Eigen/)" "io;<(moe/io/|nlohmann/)")
+  foreach(component IN ITEMS "eigen;<(moe/executors/eigen\\.hpp|Eigen/)" "xxhash;<moe/io/xxh3\\.hpp"
+                             "uring;<moe/io/uring\\.hpp" "io;<(moe/io/|nlohmann/)")
     list(POP_FRONT component name)
     file(STRINGS "${source}" includes REGEX "^#include ${component}")
     if(includes AND NOT name IN_LIST MOE_COMPONENTS)

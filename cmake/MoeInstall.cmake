@@ -13,11 +13,13 @@ install(
   EXPORT moelayer-targets
   FILE_SET HEADERS
   FILE_SET kernels)
-install(TARGETS moelayer_eigen EXPORT moelayer-eigen-targets FILE_SET HEADERS)
-install(TARGETS moelayer_io EXPORT moelayer-io-targets FILE_SET HEADERS)
-foreach(export IN ITEMS moelayer-targets moelayer-eigen-targets moelayer-io-targets)
-  install(EXPORT ${export} NAMESPACE moelayer:: DESTINATION "${MOE_CMAKE_DIR}")
+foreach(component IN ITEMS eigen io xxhash uring)
+  install(TARGETS moelayer_${component} EXPORT moelayer-${component}-targets FILE_SET HEADERS)
 endforeach()
+foreach(export IN ITEMS moelayer moelayer-eigen moelayer-io moelayer-xxhash moelayer-uring)
+  install(EXPORT ${export}-targets NAMESPACE moelayer:: DESTINATION "${MOE_CMAKE_DIR}")
+endforeach()
+install(FILES cmake/FindMoeXxhash.cmake cmake/FindMoeUring.cmake DESTINATION "${MOE_CMAKE_DIR}")
 
 configure_package_config_file(cmake/moelayer-config.cmake.in "${PROJECT_BINARY_DIR}/moelayer-config.cmake"
                               INSTALL_DESTINATION "${MOE_CMAKE_DIR}")

@@ -252,6 +252,16 @@ TEST_CASE("q4_0 rounds ties to the greater code") {
   CHECK((q4_0_codes({-8, 0.5f, -0.5f, 6.5f, 7.5f}) == std::vector<unsigned>{0, 9, 8, 15, 15}));
   CHECK((q4_0_codes({8, 0.5f, -0.5f, -6.5f}) == std::vector<unsigned>{0, 8, 9, 15}));
 }
+TEST_CASE("q4_0 sees ties where the inverse of the scale is not exact") {
+  for (int k = 1; k < 40; ++k)
+    for (int level = -8; level < 7; ++level) {
+      CAPTURE(k);
+      CAPTURE(level);
+      const auto extreme = static_cast<float>(k);
+      const float tie = extreme * (static_cast<float>(level) + 0.5f) / -8;
+      CHECK(q4_0_codes({extreme, tie})[1] == static_cast<unsigned>(level + 9));
+    }
+}
 TEST_CASE("a q4_0 block with a code of 0 comes back to the bit, whatever its scale") {
   oracle::Random random(46);
   int wrong = 0;

@@ -117,14 +117,15 @@ inline void to_mxfp4(const float* block, int n, double* out) {
     out[i] = std::copysign(std::ldexp(grid[best], exponent), static_cast<double>(block[i]));
   }
 }
-/// One block of GGUF's Q4_0: the first number of the largest magnitude is -8 steps, the others go to the nearest step.
+/// One block of GGUF's Q4_0, in float32 with fma: the first number of the largest magnitude is -8 steps, the others go
+/// to the nearest step, ties up.
 inline void to_q4_0(const float* block, int n, double* out) {
   double extreme = 0;
   for (int i = n - 1; i >= 0; --i)
     if (std::fabs(static_cast<double>(block[i])) >= std::fabs(extreme)) extreme = static_cast<double>(block[i]);
   const double step = to_f32(extreme / -8), kept = to_f16(step), inverse = kept == 0 ? 0 : to_f32(1 / step);
   for (int i = 0; i < n; ++i)
-    out[i] = kept * std::clamp(std::floor(static_cast<double>(block[i]) * inverse + 0.5), -8.0, 7.0);
+    out[i] = kept * (std::min(15.0, std::floor(to_f32(static_cast<double>(block[i]) * inverse + 8.5))) - 8);
 }
 using BlockEncoder = void (*)(const float* block, int n, double* out);
 inline BlockEncoder block_encoder(Format format) {

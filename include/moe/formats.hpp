@@ -227,9 +227,10 @@ struct format_traits<q4_0> {
  private:
   static constexpr std::uint8_t zero = 8;
 
-  /// The product of two floats is exact in double: whether a compiler contracts it with the sum changes no code.
+  /// Explicitly fma: where it matters whether a compiler contracts, codes would differ. The inverse of the scale is not
+  /// exact; rounding the sum to float makes a tie a tie again.
   static unsigned nearest(float value, float inverse) {
-    const auto code = static_cast<unsigned>(static_cast<double>(value) * static_cast<double>(inverse) + 8.5);
+    const auto code = static_cast<unsigned>(std::fma(value, inverse, 8.5f));
     return code < 15 ? code : 15;
   }
 };

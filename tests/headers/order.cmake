@@ -32,7 +32,7 @@ allow("io/.+" "(${spine})[.]hpp|(io|storage|cpu)/.+[.]hpp")
 
 # Costly, or of a component: no header of the library has the first, only these the second.
 set(costly "(iostream|regex|ranges|functional)")
-set(foreign "(Eigen/|nlohmann/|cuda|cub/|thrust/)")
+set(foreign "(Eigen/|nlohmann/|xxhash|liburing|cuda|cub/|thrust/)")
 set(foreign_in "(executors/eigen[.]hpp|io/.+|.+[.]cuh)")
 
 set(errors "")

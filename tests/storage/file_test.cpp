@@ -22,6 +22,16 @@ struct Written {
 };
 
 template <class T>
+T value_at(const std::string& bytes, std::size_t at) {
+  T value;
+  std::memcpy(&value, bytes.data() + at, sizeof value);
+  return value;
+}
+std::string padded(std::string text, std::size_t size) {
+  text.resize(size, '\0');
+  return text;
+}
+template <class T>
 std::string patched(std::string bytes, std::size_t at, T value) {
   std::memcpy(bytes.data() + at, &value, sizeof value);
   return bytes;
@@ -36,6 +46,17 @@ std::string refusal(const Written& w, const std::string& bytes) {
     return error.what();
   }
   return "accepted";
+}
+
+std::vector<std::byte> record_in(const auto& file, int format, moe::ExpertId e) {
+  const moe::Buffer buffer(file.bytes(format));
+  moe::PendingReads read(1);
+  file.read({e, format, buffer.data(), &moe::PendingReads::done, &read});
+  read.wait();
+  return {buffer.data(), buffer.data() + buffer.bytes()};
+}
+bool begins_with(const std::vector<std::byte>& all, const std::vector<std::byte>& first) {
+  return all.size() >= first.size() && std::equal(first.begin(), first.end(), all.begin());
 }
 
 }  // namespace
@@ -62,11 +83,34 @@ TEST_CASE("buffered reads give the same bytes as direct ones") {
   for (moe::ExpertId e = 0; e < experts; ++e) CHECK(fixture::record(direct, e) == fixture::record(buffered, e));
 }
 
-TEST_CASE("records begin on pages of 4096 bytes") {
+TEST_CASE("records begin on pages of 4096 bytes, behind head and checksums") {
   const Written w;
   const moe::File<moe::bf16> file{w.path};
   CHECK(file.bytes(0) % 4096 == 0);
-  CHECK(std::filesystem::file_size(w.path) == 4096 + layers * experts * file.bytes(0));
+  CHECK(std::filesystem::file_size(w.path) == 2 * 4096 + layers * experts * file.bytes(0));
+}
+
+TEST_CASE("the bytes of a record file are those of docs/formats.md") {
+  const Written w;
+  const std::string bytes = read_file(w.path);
+  const auto u32 = [&](std::size_t at) { return value_at<std::uint32_t>(bytes, at); };
+  CHECK(bytes.substr(0, 8) == std::string("moerecs\0", 8));
+  CHECK(u32(8) == 2);
+  CHECK(u32(12) == layers);
+  CHECK(u32(16) == experts);
+  CHECK(u32(20) == 40);
+  CHECK(u32(24) == 23);
+  CHECK(u32(28) == 1);
+  CHECK(u32(32) == 0);
+  CHECK(u32(36) == 1);
+  CHECK(bytes.substr(40, 32) == padded("panel32", 16) + padded("none", 16));
+  CHECK(bytes.substr(80, 24) == padded("bf16", 24));
+  CHECK(value_at<std::uint64_t>(bytes, 104) == moe::PanelLayout::record_bytes<moe::bf16>(shape));
+  CHECK(value_at<std::uint64_t>(bytes, 112) == 8192);
+  CHECK(bytes.substr(120, 8192 - 120) == std::string(8192 - 120, '\0'));
+  const std::vector<std::byte> record = fixture::record(w.weights[1]->packed<moe::bf16>(), 2);
+  const std::size_t stride = (record.size() + 4095) / 4096 * 4096;
+  CHECK(std::memcmp(bytes.data() + 8192 + (experts + 2) * stride, record.data(), record.size()) == 0);
 }
 
 TEST_CASE("a layer over a file, resident or cached, computes the bits of packed weights") {
@@ -94,18 +138,52 @@ TEST_CASE("every field of the head is checked, and the message says which") {
   };
   CHECK(refusal(w, good) == "accepted");
   says(patched(good, 0, 'X'), "first bytes");
-  says(patched(good, 8, 2u), "version: expected 1, found 2");
-  says(patched(good, 12, 0u), "layers");
+  says(patched(good, 8, 1u), "version of the record file: expected 2, found 1, which must be written anew");
+  says(patched(good, 8, 3u), "version of the record file: expected 2, found 3");
+  says(patched(good, 12, 0u), "layers: expected 1 to 16777216, found 0");
   says(patched(good, 12, 4u), "bytes of the file");
   says(patched(good, 16, 6u), "bytes of the file");
   says(patched(good, 16, 0xffffffffu), "experts");
-  says(patched(good, 20, 41u), "bytes of");
+  says(patched(good, 20, 41u), "bytes of a record in bf16");
   says(patched(good, 20, 0x01000001u), "hidden");
   says(patched(good, 24, 0u), "ffn");
-  says(patched(good, 28, 0u), "bytes of a record");
-  says(patched(good, 40, std::uint64_t{1} << 63), "bytes of a record");
-  says(patched(good, 48, 'q'), "layout of the records: expected panel32");
-  says(patched(good, 64, 'f'), "format of the weights: expected bf16, found ff16");
+  says(patched(good, 28, 0u), "bytes of a record in bf16");
+  says(patched(good, 28, 2u), "gated: expected 0 to 1, found 2");
+  says(patched(good, 32, 7u), "biased");
+  says(patched(good, 36, 0u), "formats: expected 1 to 16, found 0");
+  says(patched(good, 36, 2u), "format 1: expected a name and a size, found none");
+  says(patched(good, 36, 17u), "formats: expected 1 to 16, found 17");
+  says(patched(good, 40, 'q'), "layout of the records: expected panel32");
+  says(patched(good, 80, 'f'), "format of the records: expected bf16, found ff16");
+  says(patched(good, 80, '\n'), "format of the records: expected bf16, found ?f16");
+  says(patched(good, 104, std::uint64_t{1} << 63), "bytes of a record: expected fewer");
+  says(patched(good, 104, (std::uint64_t{1} << 60) + 1), "bytes of a record: expected fewer");
+  says(patched(good, 104, ~std::uint64_t{0}), "bytes of a record: expected fewer");
+  says(patched(good, 104, std::uint64_t{8192}), "bytes of the file");
+  says(patched(good, 112, std::uint64_t{4096}), "offset of the first record in bf16: expected 8192, found 4096");
+}
+
+TEST_CASE("no byte of the head can be changed so that other records are read") {
+  const Written w;
+  const std::string good = read_file(w.path);
+  const std::string path = (w.folder / "bad.moe").string();
+  const std::vector<std::byte> expected = fixture::record(moe::File<moe::bf16>{w.path}.layer(1), 3);
+  for (std::size_t at = 0; at < 128; ++at)
+    for (const int bit : {0, 7}) {
+      write_file(path, patched(good, at, static_cast<char>(good[at] ^ (1 << bit))));
+      try {
+        CHECK(fixture::record(moe::File<moe::bf16>{path}.layer(1), 3) == expected);
+      } catch (const moe::IoError&) {
+      }
+    }
+}
+
+TEST_CASE("a head of the largest sizes is refused before anything is allocated for it") {
+  const Written w;
+  std::string bytes = read_file(w.path);
+  for (const std::size_t at : {12, 16, 20, 24}) bytes = patched(bytes, at, 1u << 24);
+  CHECK(refusal(w, bytes) != "accepted");
+  CHECK(refusal(w, patched(bytes, 104, std::uint64_t{1} << 12)) != "accepted");
 }
 
 TEST_CASE("a file cut at any of its pages, or with bytes added, is refused") {
@@ -120,6 +198,87 @@ TEST_CASE("a file in another format is refused when it is opened") {
   CHECK_THROWS_AS(moe::File<moe::f16>{w.path}, moe::IoError);
 }
 
+TEST_CASE("a file of two formats gives each its records, whichever of them are asked for, and in any order") {
+  const TemporaryFolder folder;
+  const fixture::RandomExperts weights(shape, experts, 5);
+  const auto bf16 = weights.packed<moe::bf16>();
+  const auto q8 = weights.packed<moe::q8_0>();
+  moe::write_records(folder / "two.moe", moe::Mixed{moe::ByImportance{}, bf16, q8});
+  const moe::File<moe::formats<moe::q8_0, moe::bf16>> both{folder / "two.moe"};
+  const moe::File<moe::q8_0> one{folder / "two.moe"};
+  CHECK(both.bytes(0) < both.bytes(1));
+  for (moe::ExpertId e = 0; e < experts; ++e) {
+    CHECK(begins_with(record_in(both, 0, e), fixture::record(q8, e)));
+    CHECK(begins_with(record_in(both, 1, e), fixture::record(bf16, e)));
+    CHECK(begins_with(record_in(one, 0, e), fixture::record(q8, e)));
+  }
+}
+
+TEST_CASE("a format that the file lacks is refused with those it has") {
+  const TemporaryFolder folder;
+  const fixture::RandomExperts weights(shape, experts, 5);
+  const std::string path = (folder / "two.moe").string();
+  moe::write_records(path, moe::Mixed{moe::ByImportance{}, weights.packed<moe::bf16>(), weights.packed<moe::q8_0>()});
+  CHECK_THROWS_WITH_AS((moe::File<moe::formats<moe::bf16, moe::f16>>{path}),
+                       (path + ": format of the records: expected f16, found bf16, q8_0").c_str(), moe::IoError);
+}
+
+TEST_CASE("one format twice is no record file, written or read") {
+  const TemporaryFolder folder;
+  const fixture::RandomExperts weights(shape, experts, 5);
+  const auto bf16 = weights.packed<moe::bf16>();
+  CHECK_THROWS_AS(moe::write_records(folder / "two.moe", moe::Mixed{moe::ByImportance{}, bf16, bf16}), moe::Error);
+  CHECK(std::filesystem::is_empty(folder.path()));
+  moe::write_records(folder / "two.moe", moe::Mixed{moe::ByImportance{}, bf16, weights.packed<moe::f16>()});
+  const std::string bytes = read_file(folder / "two.moe");
+  write_file(folder / "two.moe", bytes.substr(0, 120) + padded("bf16", 24) + bytes.substr(144));
+  CHECK_THROWS_WITH_AS(moe::File<moe::bf16>{folder / "two.moe"},
+                       ((folder / "two.moe").string() + ": formats: expected each once, found bf16 twice").c_str(),
+                       moe::IoError);
+}
+
+TEST_CASE("progress counts up to the bytes of the file") {
+  const TemporaryFolder folder;
+  const fixture::RandomExperts weights(shape, experts, 5);
+  std::vector<std::uint64_t> steps;
+  std::uint64_t total = 0;
+  moe::write_records(folder / "a.moe", weights.packed<moe::bf16>(), moe::Unchecked{},
+                     [&](std::uint64_t done, std::uint64_t of) {
+                       steps.push_back(done);
+                       total = of;
+                     });
+  CHECK(steps.size() == experts);
+  CHECK(std::is_sorted(steps.begin(), steps.end()));
+  CHECK(steps.back() == total);
+  CHECK(total == std::filesystem::file_size(folder / "a.moe"));
+}
+
+TEST_CASE("a file that is replaced while it is open is read as it was") {
+  const Written w;
+  const moe::File<moe::bf16> file{w.path};
+  const std::vector<std::byte> before = fixture::record(file, 2);
+  const fixture::RandomExperts other(shape, experts, 77);
+  moe::write_records(w.path, other.packed<moe::bf16>());
+  CHECK(fixture::record(file, 2) == before);
+  CHECK(moe::File<moe::bf16>{w.path}.num_layers() == 1);
+}
+
+TEST_CASE("readers below one are refused") {
+  const Written w;
+  CHECK_THROWS_AS((moe::File<moe::bf16>{w.path, {.readers = 0}}), moe::Error);
+}
+
+TEST_CASE("a writer refuses to put a file in place that lacks records") {
+  const TemporaryFolder folder;
+  {
+    const std::vector<moe::RecordWriter<>::Format> formats{{"bf16", 100}};
+    moe::RecordWriter<> writer((folder / "a.moe").string(), shape, 1, 2, "panel32", formats);
+    writer.write(0, 0, 1, [](std::byte* to) { std::memset(to, 1, 100); });
+    CHECK_THROWS_WITH_AS(writer.commit(), "moe::RecordWriter: records written: expected 2, found 1", moe::Error);
+  }
+  CHECK(std::filesystem::is_empty(folder.path()));
+}
+
 TEST_CASE("layers outside the file are refused") {
   const Written w;
   CHECK_THROWS_WITH_AS((moe::File<moe::bf16>{w.path, {.layer = 3}}),
@@ -129,10 +288,13 @@ TEST_CASE("layers outside the file are refused") {
 
 TEST_CASE("a file that becomes shorter while it is open makes reads fail, and reads before the cut still work") {
   const Written w;
-  const moe::File<moe::bf16> file{w.path, {.access = moe::Access::buffered}};
-  std::filesystem::resize_file(w.path, 4096 + 2 * file.bytes(0) + 100);
-  CHECK_NOTHROW(fixture::record(file, 1));
-  CHECK_THROWS_AS(fixture::record(file, 2), moe::IoError);
+  const moe::File<moe::bf16> buffered{w.path, {.access = moe::Access::buffered}}, direct{w.path};
+  std::filesystem::resize_file(w.path, 8192 + 2 * direct.bytes(0) + 100);
+  for (const auto& file : {buffered, direct}) {
+    CHECK_NOTHROW(fixture::record(file, 1));
+    CHECK_THROWS_AS(fixture::record(file, 2), moe::IoError);
+    CHECK_THROWS_AS(fixture::record(file, 3), moe::IoError);
+  }
 }
 
 TEST_CASE("a missing file, a folder and a FIFO are refused") {

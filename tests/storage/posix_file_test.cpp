@@ -33,6 +33,41 @@ TEST_CASE("an error ends the transfer with what was moved before it") {
   CHECK(t.error == EIO);
 }
 
+TEST_CASE("what is not ready is tried again a bounded number of times, and more often while bytes move") {
+  int calls = 0;
+  const auto not_ready = [&](std::size_t) -> ssize_t {
+    ++calls;
+    errno = EAGAIN;
+    return -1;
+  };
+  CHECK(transfer_fully(10, not_ready).error == EAGAIN);
+  CHECK(calls == moe::detail::most_idle_steps);
+  calls = 0;
+  const Transfer t = transfer_fully(100, [&](std::size_t done) { return ++calls % 16 == 0 ? 1 : not_ready(done); });
+  CHECK(t.bytes == 100);
+  CHECK(t.error == 0);
+}
+
+TEST_CASE("after a short direct step the transfer goes on where a page begins") {
+  std::vector<std::size_t> asked;
+  const Transfer t = transfer_fully(
+      3 * 4096,
+      [&](std::size_t done) -> ssize_t {
+        asked.push_back(done);
+        return asked.size() == 1 ? 5000 : asked.size() == 2 ? 512 : static_cast<ssize_t>(3 * 4096 - done);
+      },
+      4096);
+  CHECK(t.bytes == 3 * 4096);
+  CHECK(asked == std::vector<std::size_t>{0, 4096, 4096});
+}
+
+TEST_CASE("direct steps that never reach a page end without an error, as the end of a file does") {
+  const Transfer t = transfer_fully(
+      8192, [](std::size_t) -> ssize_t { return 100; }, 4096);
+  CHECK(t.bytes == 0);
+  CHECK(t.error == 0);
+}
+
 TEST_CASE("a transfer that moves nothing ends without an error") {
   const Transfer t = transfer_fully(10, [&](std::size_t) -> ssize_t { return 0; });
   CHECK(t.bytes == 0);
@@ -56,7 +91,7 @@ TEST_CASE("a read beyond the end says what it wanted and what there is") {
 
 TEST_CASE("a full disk is an error that says so, and nothing is left") {
   if (!std::filesystem::exists("/dev/full")) return;
-  const moe::detail::Descriptor full{::open("/dev/full", O_WRONLY)};
+  const moe::detail::Descriptor<> full{::open("/dev/full", O_WRONLY)};
   const std::byte bytes[5] = {};
   const Transfer t = transfer_fully(5, [&](std::size_t done) { return ::write(full.get(), bytes + done, 5 - done); });
   CHECK(t.error == ENOSPC);

@@ -363,18 +363,18 @@ class Cached {
   }
 
   /// Loads what may be wanted soon, most rows first, as the options allow. Gives up nothing that is in use or wanted,
-  /// and nothing that an earlier guess for this layer brought and nobody used yet. Returns how many of the guesses were
-  /// neither here nor coming.
+  /// and nothing that is guessed for a layer whose call is still to come. Returns how many of the guesses were neither
+  /// here nor coming.
   int expect(std::span<const ExpertNeed> guesses) const {
     State& state = *member_->state;
     if (state.options.prefetch == Prefetch::off) return 0;
     std::unique_lock lock(state.mutex);
-    const int missing = state.table.predict(layer(), guesses, lowest());
+    const int missing = state.table.predict(layer(), guesses, state.options.prefetch == Prefetch::enforce, lowest());
     detail::LoadList loads;
     while (state.may_guess()) {
       const ExpertNeed* best = most_wanted(guesses);
       if (best == nullptr) break;
-      const int slot = state.table.claim_guess(layer(), best->expert, choose(member_->source, *best), guesses);
+      const int slot = state.table.claim_guess(layer(), best->expert, choose(member_->source, *best));
       if (slot < 0) break;
       state.append(slot, loads);
     }

@@ -228,15 +228,16 @@ class SlotTable {
 
   // ---- guesses
 
-  /// Remembers what is guessed for a layer, and counts what of it is neither here nor coming.
+  /// Remembers what is guessed for a layer, and counts what of it is neither here nor coming. With `keep`, what is
+  /// guessed stays until the layer is called, if it is here: later layers' guesses do not push it out.
   template <class Lowest>
-  int predict(int layer, std::span<const ExpertNeed> guesses, const Lowest& lowest) noexcept {
+  int predict(int layer, std::span<const ExpertNeed> guesses, bool keep, const Lowest& lowest) noexcept {
     Layer& l = layers_[static_cast<std::size_t>(layer)];
-    std::fill_n(predicted_.begin() + l.first, l.experts, static_cast<char>(0));
+    for (ExpertId e = 0; e < l.experts; ++e) predicted_[index(layer, e)] &= kept_guess;
     l.predicted = true;
     int missing = 0;
     for (const ExpertNeed& guess : guesses) {
-      predicted_[index(layer, guess.expert)] = 1;
+      predicted_[index(layer, guess.expert)] |= keep ? newest_guess | kept_guess : newest_guess;
       missing += absent(layer, guess, lowest(guess)) ? 1 : 0;
     }
     return missing;
@@ -245,13 +246,10 @@ class SlotTable {
     return lowest >= 0 && copy(layer, need.expert, lowest, Phase::ready) < 0 &&
            copy(layer, need.expert, lowest, Phase::loading) < 0;
   }
-  /// A slot for a guess: gives up neither what is in use or wanted, nor what is among the guesses, nor what an earlier
-  /// guess for this layer brought and nobody used yet. -1: none.
-  int claim_guess(int layer, ExpertId e, int format, std::span<const ExpertNeed> guesses) noexcept {
-    const Taken taken = room_for_guess(layer, format, [&](const CacheSlot& slot) {
-      return !(slot.layer == layer && (slot.guessed || among(guesses, slot.expert)));
-    });
-    return begin_guess(taken, layer, e);
+  /// A slot for a guess: gives up neither what is in use or wanted, nor what is guessed for a layer that is still to
+  /// come. -1: none.
+  int claim_guess(int layer, ExpertId e, int format) noexcept {
+    return begin_guess(room_for_guess(layer, format, [&](const CacheSlot& slot) { return !expected(slot); }), layer, e);
   }
   int guesses_in_slots() const noexcept { return guesses_in_slots_; }
 
@@ -262,10 +260,8 @@ class SlotTable {
     for (const auto& [layer, expert] : plan_) entries_[index(layer, expert)].planned = false;
     plan_.assign(uses.begin(), uses.end());
     for (const auto& [layer, expert] : plan_) {
-      Layer& l = layers_[static_cast<std::size_t>(layer)];
-      if (!l.predicted) std::fill_n(predicted_.begin() + l.first, l.experts, static_cast<char>(0));
-      l.predicted = true;
-      predicted_[index(layer, expert)] = 1;
+      layers_[static_cast<std::size_t>(layer)].predicted = true;
+      predicted_[index(layer, expert)] |= newest_guess;
       entries_[index(layer, expert)].planned = true;
     }
   }
@@ -293,6 +289,7 @@ class SlotTable {
     int kept = 0;  // slots of the first format
     bool predicted = false;
   };
+  static constexpr unsigned newest_guess = 1, kept_guess = 2;  // bits of predicted_
   struct Taken {
     int slot = -1;
     bool streamed = false;
@@ -350,14 +347,18 @@ class SlotTable {
   }
   const CacheEntry& entry_of(int s) const noexcept { return entries_[index(slot(s).layer, slot(s).expert)]; }
 
-  /// For a need: first what no call wants, and this call has not used; then a staging slot; without staging slots what
-  /// this call is done with, and what another one wants, so that every call gets on.
+  bool expected(const CacheSlot& s) const noexcept { return (predicted_[index(s.layer, s.expert)] & kept_guess) != 0; }
+  /// For a need: first what no call wants or is expected to, and this call has not used; then a staging slot; without
+  /// staging slots what is expected, what this call is done with, and what another one wants, so that every call gets
+  /// on.
   Taken room(int layer, int format, std::uint64_t ticket) const noexcept {
     const auto wanted = [&](const CacheSlot& s) { return wanted_[index(s.layer, s.expert)] > 0; };
     const auto used_now = [&](const CacheSlot& s) { return entries_[index(s.layer, s.expert)].last_use >= ticket; };
-    int s = victim(layer, format, [&](const CacheSlot& c) { return !wanted(c) && !used_now(c); });
+    int s = victim(layer, format, [&](const CacheSlot& c) { return !wanted(c) && !used_now(c) && !expected(c); });
     if (s >= 0) return {s, false};
     if (limits_.staging > 0) return {staging_slot(format, limits_.staging, true), true};
+    s = victim(layer, format, [&](const CacheSlot& c) { return !wanted(c) && !used_now(c); });
+    if (s >= 0) return {s, false};
     s = victim(layer, format, [&](const CacheSlot& c) { return !wanted(c); });
     if (s >= 0) return {s, false};
     return {victim(layer, format, [](const CacheSlot&) { return true; }), false};
@@ -424,10 +425,11 @@ class SlotTable {
   void compare_prediction(int layer, std::span<const ExpertNeed> needs) noexcept {
     Layer& l = layers_[static_cast<std::size_t>(layer)];
     if (!std::exchange(l.predicted, false)) return;
+    const auto guessed = [&](ExpertId e) { return predicted_[index(layer, e)] & newest_guess; };
     statistics_.needed += needs.size();
-    for (int e = 0; e < l.experts; ++e) statistics_.predicted += predicted_[index(layer, e)] != 0 ? 1 : 0;
-    for (const ExpertNeed& need : needs)
-      statistics_.predicted_right += predicted_[index(layer, need.expert)] != 0 ? 1 : 0;
+    for (const ExpertNeed& need : needs) statistics_.predicted_right += guessed(need.expert);
+    for (ExpertId e = 0; e < l.experts; ++e) statistics_.predicted += guessed(e);
+    std::fill_n(predicted_.begin() + l.first, l.experts, 0u);
   }
   /// The layer's routing is known: earlier layers are over, and its experts that were planned wrongly are the first
   /// to go (ExpertFlow's real-time correction).
@@ -448,7 +450,7 @@ class SlotTable {
   std::vector<Layer> layers_;
   std::vector<CacheEntry> entries_;  // of all layers
   std::vector<int> wanted_;          // [entry] calls that wait for it
-  std::vector<char> predicted_;      // [entry]
+  std::vector<unsigned> predicted_;  // [entry] bits
   std::vector<int> places_;          // [entry][format] slot, or -1
   std::vector<std::pair<int, ExpertId>> plan_;
   std::uint64_t use_ = 0, token_ = 0;
