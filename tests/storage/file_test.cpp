@@ -168,14 +168,18 @@ TEST_CASE("no byte of the head can be changed so that other records are read") {
   const std::string good = read_file(w.path);
   const std::string path = (w.folder / "bad.moe").string();
   const std::vector<std::byte> expected = fixture::record(moe::File<moe::bf16>{w.path}.layer(1), 3);
+  int refused = 0;
   for (std::size_t at = 0; at < 128; ++at)
     for (const int bit : {0, 7}) {
       write_file(path, patched(good, at, static_cast<char>(good[at] ^ (1 << bit))));
       try {
-        CHECK(fixture::record(moe::File<moe::bf16>{path}.layer(1), 3) == expected);
+        const std::vector<std::byte> found = fixture::record(moe::File<moe::bf16>{path}.layer(1), 3);
+        CHECK(found == expected);
       } catch (const moe::IoError&) {
+        ++refused;
       }
     }
+  CHECK(refused > 150);
 }
 
 TEST_CASE("a head of the largest sizes is refused before anything is allocated for it") {
@@ -206,7 +210,6 @@ TEST_CASE("a file of two formats gives each its records, whichever of them are a
   moe::write_records(folder / "two.moe", moe::Mixed{moe::ByImportance{}, bf16, q8});
   const moe::File<moe::formats<moe::q8_0, moe::bf16>> both{folder / "two.moe"};
   const moe::File<moe::q8_0> one{folder / "two.moe"};
-  CHECK(both.bytes(0) < both.bytes(1));
   for (moe::ExpertId e = 0; e < experts; ++e) {
     CHECK(begins_with(record_in(both, 0, e), fixture::record(q8, e)));
     CHECK(begins_with(record_in(both, 1, e), fixture::record(bf16, e)));

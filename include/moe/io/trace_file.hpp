@@ -278,9 +278,9 @@ class TraceWriter {
     const double exact = trace.weight(r, i);
     if (!std::isfinite(exact)) raise(Error("moe::io::write_trace", "weight", "a finite number", std::to_string(exact)));
     std::array<char, 32> text;
-    const std::to_chars_result end = trace.has_precise_weights()
-                                         ? std::to_chars(text.data(), text.data() + text.size(), exact)
-                                         : std::to_chars(text.data(), text.data() + text.size(), trace.picks(r)[i].weight);
+    const std::to_chars_result end =
+        trace.has_precise_weights() ? std::to_chars(text.data(), text.data() + text.size(), exact)
+                                    : std::to_chars(text.data(), text.data() + text.size(), trace.picks(r)[i].weight);
     text_.append(text.data(), end.ptr);
   }
   void flush() {
@@ -295,9 +295,9 @@ class TraceWriter {
 }  // namespace detail
 
 /// Reads a trace: a first line {"layers":L,"experts":E,"k":K}, then one record a line, in order of execution. Further
-/// fields and blank lines are ignored. Weights may be missing: then `has_weights` is false and the slots weigh the same.
-/// Throws IoError with the line, the field, what was expected and what was found; nothing is repaired. O(bytes), one
-/// line in memory beside the trace.
+/// fields and blank lines are ignored. Weights may be missing: then `has_weights` is false and the slots weigh the
+/// same. Throws IoError with the line, the field, what was expected and what was found; nothing is repaired. O(bytes),
+/// one line in memory beside the trace.
 inline RoutingTrace read_trace(const std::string& path) { return detail::TraceReader(path).read(); }
 
 /// Writes a trace such that `read_trace` gives it back, weights bit for bit; norms are left out. The file appears whole

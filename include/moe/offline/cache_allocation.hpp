@@ -12,9 +12,9 @@
 
 namespace moe {
 
-/// Loads on demand that a token costs a layer on average, if it picks `picks` of `experts` and `slots` of them, each set
-/// as likely, are resident: E[m] - beta P(m >= 1) of the hypergeometric number m of misses, where beta is the chance
-/// that a prefetch covers one. AdapMoE (Zhong et al., ICCAD 2024, section 4.4), there for two picks.
+/// Loads on demand that a token costs a layer on average, if it picks `picks` of `experts` and `slots` of them, each
+/// set as likely, are resident: E[m] - beta P(m >= 1) of the hypergeometric number m of misses, where beta is the
+/// chance that a prefetch covers one. AdapMoE (Zhong et al., ICCAD 2024, section 4.4), there for two picks.
 inline double expected_loads(int experts, int picks, int slots, double beta) noexcept {
   const int held = std::min(slots, experts), asked = std::min(picks, experts);
   double all_held = 1;
@@ -23,8 +23,8 @@ inline double expected_loads(int experts, int picks, int slots, double beta) noe
 }
 
 /// Slots for each layer that minimise the sum of `costs[layer][slots]`, with at most `total` slots in all, at least
-/// `least` and at most `costs[layer].size() - 1` in every layer. Of equal plans, that which gives the last layers least.
-/// Throws Error if `total` is not enough for `least` everywhere. O(L * total * most slots of a layer).
+/// `least` and at most `costs[layer].size() - 1` in every layer. Of equal plans, that which gives the last layers
+/// least. Throws Error if `total` is not enough for `least` everywhere. O(L * total * most slots of a layer).
 inline std::vector<int> allocate_slots(std::span<const std::vector<double>> costs, int total, int least = 0) {
   constexpr const char* where = "moe::allocate_slots";
   if (least < 0) raise(Error(where, "least slots of a layer", "at least 0", std::to_string(least)));
@@ -38,7 +38,7 @@ inline std::vector<int> allocate_slots(std::span<const std::vector<double>> cost
   if (total < needed) raise(Error(where, "slots", concat("at least ", needed), std::to_string(total)));
   const auto budget = static_cast<std::size_t>(std::min<std::int64_t>(total, room));
   constexpr double impossible = std::numeric_limits<double>::infinity();
-  std::vector<double> best(budget + 1, 0.0);            // of the layers before, with at most so many slots
+  std::vector<double> best(budget + 1, 0.0);  // of the layers before, with at most so many slots
   std::vector<std::vector<int>> taken(costs.size(), std::vector<int>(budget + 1, 0));
   for (std::size_t l = 0; l < costs.size(); ++l) {
     std::vector<double> with(budget + 1, impossible);

@@ -23,7 +23,9 @@ class Shares {
   Shares(const RoutingTrace& trace, const TraceRecord& record) : trace_(trace), record_(record) {
     for (int i = 0; i < record.count; ++i) total_ += trace.weight(record, i);
   }
-  double operator[](int i) const noexcept { return total_ > 0 ? trace_.weight(record_, i) / total_ : 1.0 / record_.count; }
+  double operator[](int i) const noexcept {
+    return total_ > 0 ? trace_.weight(record_, i) / total_ : 1.0 / record_.count;
+  }
   /// Of the picks that weigh more than number `i`, or as much and come earlier. HOBBIT's unimportance.
   double ahead(int i) const noexcept {
     const double own = trace_.weight(record_, i);
@@ -69,7 +71,8 @@ template <Eviction E>
 ReplayCounts replay(const RoutingTrace& trace, const ReplaySlots& slots, const E& eviction,
                     const ReplayRules& rules = {}) {
   if (!rules.gate.empty() || rules.skip_below > 0) detail::require_weights(trace, "moe::replay");
-  if (!rules.gate.empty()) require_equal("moe::replay", "gate's thresholds", trace.layers(), static_cast<int>(rules.gate.size()));
+  if (!rules.gate.empty())
+    require_equal("moe::replay", "gate's thresholds", trace.layers(), static_cast<int>(rules.gate.size()));
   detail::ReplayPools pools(slots, trace);
   detail::ReplayState state(trace);
   const std::vector<TraceStart> starts = trace_starts(trace);

@@ -19,21 +19,21 @@ enum class CacheScope { layer, global };
 /// The slots of each pool of a replayed cache.
 struct ReplaySlots {
   CacheScope scope = CacheScope::global;
-  int slots = 0;                    // of a pool
-  std::vector<int> by_layer = {};   // scope layer: each layer's own number instead
+  int slots = 0;                   // of a pool
+  std::vector<int> by_layer = {};  // scope layer: each layer's own number instead
 };
 
 /// What a cache did on a trace. picks = hits + (loads - prefetched) + skips + dropped.
 struct ReplayCounts {
-  std::uint64_t picks = 0;                         // of the trace
-  std::uint64_t hits = 0;                          // served by what lay in a slot
-  std::uint64_t loads = 0;                         // on demand and ahead, kept or not
-  std::uint64_t streamed = 0;                      // loads that were not kept: no slot could be given up
-  std::uint64_t evictions = 0;                     // experts that gave up their slot
-  std::uint64_t high_loads = 0, low_loads = 0;     // loads by precision; with one precision all are high
-  std::uint64_t skips = 0;                         // picks that were missing and not worth a load
-  std::uint64_t dropped = 0;                       // picks that a gate took away before the cache saw them
-  std::uint64_t prefetched = 0;                    // loads ahead of need
+  std::uint64_t picks = 0;                               // of the trace
+  std::uint64_t hits = 0;                                // served by what lay in a slot
+  std::uint64_t loads = 0;                               // on demand and ahead, kept or not
+  std::uint64_t streamed = 0;                            // loads that were not kept: no slot could be given up
+  std::uint64_t evictions = 0;                           // experts that gave up their slot
+  std::uint64_t high_loads = 0, low_loads = 0;           // loads by precision; with one precision all are high
+  std::uint64_t skips = 0;                               // picks that were missing and not worth a load
+  std::uint64_t dropped = 0;                             // picks that a gate took away before the cache saw them
+  std::uint64_t prefetched = 0;                          // loads ahead of need
   std::uint64_t prefetch_used = 0, prefetch_wasted = 0;  // of those: used; given up, or left at the end, unused
 
   /// Of the picks that were served, those that did not wait for a load. A prefetch makes a hit and costs a load: this
@@ -159,9 +159,7 @@ class ReplayPools {
   }
 
   std::size_t pools() const noexcept { return held_.size(); }
-  std::size_t pool(std::size_t id) const noexcept {
-    return layered_ ? id / static_cast<std::size_t>(experts_) : 0;
-  }
+  std::size_t pool(std::size_t id) const noexcept { return layered_ ? id / static_cast<std::size_t>(experts_) : 0; }
   int limit(std::size_t pool) const noexcept { return limits_[pool]; }
   bool holds(std::size_t id) const noexcept { return places_[id] >= 0; }
 
@@ -205,8 +203,7 @@ class ReplayPools {
   }
   void check(std::size_t pools) const {
     constexpr const char* where = "moe::replay";
-    if (limits_.size() != pools)
-      raise(Error(where, "slots by layer", concat(pools), std::to_string(limits_.size())));
+    if (limits_.size() != pools) raise(Error(where, "slots by layer", concat(pools), std::to_string(limits_.size())));
     for (const int limit : limits_)
       if (limit < 0) raise(Error(where, "slots", "at least 0", std::to_string(limit)));
   }

@@ -11,7 +11,7 @@ namespace moe {
 /// HOBBIT's cache of two precisions (Tang et al. 2024, section 3).
 struct MixedReplay {
   CacheScope scope = CacheScope::global;
-  int high = 0, low = 0;               // slots of a pool
+  int high = 0, low = 0;                     // slots of a pool
   double high_up_to = 0.6, low_up_to = 0.9;  // T1 and T2, of the share of weight ahead of a pick
 };
 
@@ -82,8 +82,8 @@ class MixedReplayer {
 /// As `replay`, with a pool of each precision. A pick deserves high precision while the share of weight ahead of it is
 /// at most T1, low while at most T2, else none. A resident high copy serves every need and is preferred; a low one
 /// serves low needs and those of picks that deserve none, which are skipped rather than loaded. A miss is loaded in the
-/// precision that it deserves, over a victim in that precision's pool. Uses count for the expert, whichever copy served.
-/// Throws Error for a trace without weights.
+/// precision that it deserves, over a victim in that precision's pool. Uses count for the expert, whichever copy
+/// served. Throws Error for a trace without weights.
 template <Eviction E>
 ReplayCounts replay_mixed(const RoutingTrace& trace, const MixedReplay& rule, const E& eviction) {
   detail::require_weights(trace, "moe::replay_mixed");

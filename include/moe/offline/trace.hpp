@@ -45,8 +45,8 @@ class RoutingTrace {
   bool has_weights() const noexcept { return weighted_; }
   void forget_weights() noexcept { weighted_ = false; }
 
-  /// `precise` are the weights of the choices once more, in double precision. Throws Error for a layer or an expert that
-  /// there is not, and for norms or precise weights in some records only.
+  /// `precise` are the weights of the choices once more, in double precision. Throws Error for a layer or an expert
+  /// that there is not, and for norms or precise weights in some records only.
   void add(int sequence, int token, int layer, Row<const Slot> picks, Row<const float> norms = {},
            Row<const double> precise = {}) {
     constexpr const char* where = "moe::RoutingTrace::add";

@@ -77,9 +77,9 @@ class GeneratedSequence {
     const std::size_t first = static_cast<std::size_t>(layer) * static_cast<std::size_t>(shape_.experts);
     logits_.clear();
     for (std::size_t e = 0; e < static_cast<std::size_t>(shape_.experts); ++e)
-      logits_.push_back({fixed::times(fixed::from(shape_.tau),
-                                      taste_[first + e] + fixed::times(fixed::from(1.6), mood_[first + e])),
-                         static_cast<ExpertId>(e)});
+      logits_.push_back(
+          {fixed::times(fixed::from(shape_.tau), taste_[first + e] + fixed::times(fixed::from(1.6), mood_[first + e])),
+           static_cast<ExpertId>(e)});
     const auto chosen = logits_.begin() + shape_.k;
     std::partial_sort(logits_.begin(), chosen, logits_.end(), [](const Logit& a, const Logit& b) {
       return a.value != b.value ? a.value > b.value : a.expert < b.expert;

@@ -34,9 +34,8 @@ class StorageSource {
   int num_experts() const noexcept { return storage_.num_experts(); }
   std::size_t bytes(int format) const noexcept {
     std::size_t record = 0;
-    with_format(formats{}, format, [&]<class F>(std::type_identity<F>) {
-      record = layout::template record_bytes<F>(storage_.shape());
-    });
+    with_format(formats{}, format,
+                [&]<class F>(std::type_identity<F>) { record = layout::template record_bytes<F>(storage_.shape()); });
     return record;
   }
   int choose([[maybe_unused]] const ExpertNeed& need) const noexcept {
@@ -59,12 +58,29 @@ class StorageSource {
   const Storage& storage() const noexcept { return storage_; }
 
  private:
-  /// One need that is served, or abandoned where that fails.
-  struct Loan {
-    using Pin = typename detail::lending_pin<Storage>::type;
-    explicit Loan(const Storage& s, ExpertId e) : storage(s), need{e, 1, 1.0f, 0.0f} {}
-    Loan(const Loan&) = delete;
-    Loan& operator=(const Loan&) = delete;
+  void lend(const ReadRequest& request) const requires LeasingStorage<Storage> {
+    using Pin = typename Storage::pin;
+    ExpertNeed need{request.expert, 1, 1.0f, 0.0f};
+    std::span<ExpertNeed> todo(&need, 1);
+    ExpertRef ref;
+    alignas(Pin) std::byte pin[sizeof(Pin)];
+    Wave<Pin> wave{&ref, reinterpret_cast<Pin*>(pin)};
+    const Abandon<Pin> otherwise{storage_, todo, wave};
+    typename Storage::memory::queue queue;
+    while (!todo.empty() && wave.empty()) todo = storage_.acquire(todo, wave, queue);
+    copy(wave.refs()[0], request);
+    wave.release(queue);
+  }
+  /// Tells the storage if the need goes unserved.
+  template <class Pin>
+  struct Abandon {
+    ~Abandon() {
+      if constexpr (requires { storage.abandon(todo, wave); })
+        if (!todo.empty()) storage.abandon(todo, wave);
+    }
+    const Storage& storage;
+    const std::span<ExpertNeed>& todo;
+    const Wave<Pin>& wave;
   };
 
   void copy(const ExpertRef& ref, const ReadRequest& request) const {
