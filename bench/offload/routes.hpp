@@ -93,13 +93,6 @@ class Routes {
     for (const int count : counts_) sum += count;
     return sum / static_cast<double>(counts_.size());
   }
-  /// Share of a layer's rows with 0, 1, .. k picks: [k + 1].
-  std::vector<double> counts_of(int layer) const {
-    std::vector<double> shares(index(k_) + 1, 0);
-    for (int row = 0; row < rows(); ++row)
-      if (layer_of(row) == layer) shares[index(counts_[index(row)])] += 1.0 / (steps() * batch_);
-    return shares;
-  }
 
  private:
   /// A router whose choice stands.

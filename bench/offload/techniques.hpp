@@ -49,6 +49,7 @@ inline std::vector<Technique> all_techniques() {
   for (const double accuracy : {1.0, 0.9, 0.8}) add({.name = "next layer", .horizon = 2, .accuracy = accuracy});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}, .horizon = 2, .accuracy = 0.9});
+  add({.name = "adapmoe", .own_slots = true, .gated = true});
   add({.name = "adapmoe", .own_slots = true, .gated = true, .horizon = 1, .accuracy = 0.86});
   for (const double accuracy : {1.0, 0.9})
     add({.name = "expertflow", .eviction = moe::ByPlan{}, .plan = true, .accuracy = accuracy});
@@ -63,13 +64,15 @@ inline std::string label(const Technique& t) {
   return t.name + " " + accuracy;
 }
 
+/// Room for experts of layers whose slots are taken, out of the same budget.
+inline int staging_slots(int slots, int k) { return std::clamp(slots / 8, 1, k); }
+
 inline moe::CacheOptions cache_options(const Setup& setup, const Technique& t, std::size_t bytes,
                                        const std::vector<int>& allocation) {
   moe::CacheOptions options{.bytes = bytes};
   if (t.one_wave) options.bytes = static_cast<std::size_t>(setup.k) * setup.record_bytes();
   if (!t.own_slots) return options;
-  const int slots = static_cast<int>(options.bytes / setup.record_bytes());
-  options.staging_slots = staging_slots(slots, setup.k);
+  options.staging_slots = staging_slots(static_cast<int>(options.bytes / setup.record_bytes()), setup.k);
   options.slots_by_layer = allocation;
   return options;
 }

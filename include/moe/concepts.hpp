@@ -194,6 +194,29 @@ concept LeasingStorage = StorageFacts<S> && Pin<typename S::pin> &&
 template <class S>
 concept ExpertStorage = ResidentStorage<S> || LeasingStorage<S>;
 
+namespace detail {
+/// Tells the storage when a call leaves before its needs were served: what it claimed may go.
+template <class Storage, class W>
+class AbandonGuard {
+ public:
+  AbandonGuard(const Storage& storage, const std::span<ExpertNeed>& rest, W& wave)
+      : storage_(storage), rest_(rest), wave_(wave) {}
+  AbandonGuard(const AbandonGuard&) = delete;
+  AbandonGuard& operator=(const AbandonGuard&) = delete;
+  ~AbandonGuard() {
+    if constexpr (requires { storage_.abandon(rest_, wave_); })
+      if (!served_) storage_.abandon(rest_, wave_);
+  }
+  void served() noexcept { served_ = true; }
+
+ private:
+  const Storage& storage_;
+  const std::span<ExpertNeed>& rest_;
+  W& wave_;
+  bool served_ = false;
+};
+}  // namespace detail
+
 // ---- Executor, gate, shared experts
 
 /// Where a set of refs stands among those of one call.
