@@ -21,6 +21,7 @@
 #include <moe/any_policy.hpp>
 #include <moe/layer.hpp>
 #include <moe/any_layer.hpp>
+#include <moe/prefetch.hpp>
 #include <moe/reuse.hpp>
 #include <moe/soft_moe.hpp>
 #include <moe/routers/top_k.hpp>
@@ -52,6 +53,11 @@
 #include <moe/storage/file.hpp>
 #include <moe/storage/subset.hpp>
 #include <moe/storage/concat.hpp>
+#include <moe/predictors/routing_paths.hpp>
+#include <moe/predictors/first_gate.hpp>
+#include <moe/predictors/path_predictor.hpp>
+#include <moe/predictors/token_frequencies.hpp>
+#include <moe/predictors/token_scheduler.hpp>
 #include <moe/executors/cpu.hpp>
 #include <moe/models.hpp>
 // clang-format on

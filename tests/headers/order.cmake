@@ -20,15 +20,16 @@ foreach(header IN ITEMS config error tensor math activations formats expert layo
     allow("cpu/.+[.]inl" "none")  # included into a target region, where nothing may be included
   endif()
 endforeach()
-allow("((any_)?layer|reuse|soft_moe)[.]hpp" "(${spine})[.]hpp")
+allow("((any_)?layer|prefetch|reuse|soft_moe)[.]hpp" "(${spine})[.]hpp")
 allow("routers/.+" "(${spine})[.]hpp|routers/(slots|largest|capacity_factor)[.]hpp")
 allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|pending_reads|posix_file|read_queue|record_(file_head|index|writer)|thread_reader)[.]hpp")
 allow("executors/.+" "(${spine})[.]hpp|cpu/.+[.]hpp")
+allow("predictors/.+" "(${spine})[.]hpp|predictors/routing_paths[.]hpp")
 allow("train/.+" "(${spine})[.]hpp")
 allow("offline/.+" "(${spine})[.]hpp|offline/.+[.]hpp")
 allow("models[.]hpp" "(${spine}|layer)[.]hpp|(routers|storage)/.+|executors/cpu[.]hpp")
-allow("moe[.]hpp" "[a-z_]+[.]hpp|(routers|storage|cpu)/.+[.]hpp|executors/(cpu|expert_parallel)[.]hpp")
-allow("io/.+" "(${spine})[.]hpp|(io|storage|cpu)/.+[.]hpp")
+allow("moe[.]hpp" "[a-z_]+[.]hpp|(routers|storage|predictors|cpu)/.+[.]hpp|executors/(cpu|expert_parallel)[.]hpp")
+allow("io/.+" "(${spine})[.]hpp|(io|storage|predictors|cpu)/.+[.]hpp")
 
 # Costly, or of a component: no header of the library has the first, only these the second.
 set(costly "(iostream|regex|ranges|functional)")

@@ -1,6 +1,7 @@
 // Routers that ask what is resident: SkipAbsent (leaves out what is neither here nor important), PreferResident.
 #pragma once
 
+#include <cmath>
 #include <string>
 
 #include <moe/concepts.hpp>
@@ -62,6 +63,7 @@ struct SkipAbsent {
 /// its options, and decorators of it that say so).
 template <class Inner>
 struct PreferResident {
+  static_assert(Weighs<Inner>, "moe::PreferResident: the router inside must be able to weigh chosen ids");
   static constexpr int most = 1024;  // logits, because `select` may not allocate
   static constexpr Uses uses = uses_of<Inner>() | Uses::residency;
 
@@ -79,8 +81,7 @@ struct PreferResident {
     if (row.resident == nullptr || !(loss > 0)) return moe::select(inner, row, out);
     float logits[most];
     for (ExpertId e = 0; e < num_logits(); ++e)
-      logits[e] = detail::costs_no_read(row, e, num_experts()) ? row.logits[e]
-                                                               : finite_logit(finite_logit(row.logits[e]) - loss);
+      logits[e] = detail::costs_no_read(row, e, num_experts()) ? row.logits[e] : lowered(row.logits[e], loss);
     const Row<Slot> first = out.first(always < out.size() ? always : out.size());
     for (const Slot& s : first.first(first.empty() ? 0 : moe::select(inner, row, first)))
       if (s.expert >= 0) logits[s.expert] = row.logits[s.expert];
@@ -95,7 +96,6 @@ struct PreferResident {
   /// Throws Error for more logits than `most`, and for a bonus, share or number of choices below zero.
   void check() const {
     constexpr const char* where = "moe::PreferResident";
-    static_assert(Weighs<Inner>, "moe::PreferResident: the router inside must be able to weigh chosen ids");
     if (num_logits() > most) raise(Error(where, "logits", concat("at most ", most), std::to_string(num_logits())));
     if (!(bonus >= 0)) raise(Error(where, "bonus", "0 or more", std::to_string(bonus)));
     if (!(share >= 0)) raise(Error(where, "share", "0 or more", std::to_string(share)));
@@ -103,6 +103,10 @@ struct PreferResident {
   }
 
  private:
+  /// NaN stays below every number.
+  MOE_HD static float lowered(float logit, float loss) noexcept {
+    return logit == logit ? finite_logit(finite_logit(logit) - loss) : logit;
+  }
   MOE_HD float loss_of(const RowContext& row) const noexcept {
     if (!(share > 0)) return bonus;
     float largest = -HUGE_VALF, smallest = HUGE_VALF;

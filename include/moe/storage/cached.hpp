@@ -4,36 +4,20 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include <moe/concepts.hpp>
+#include <moe/storage/cache_state.hpp>
 #include <moe/storage/eviction.hpp>
 #include <moe/storage/slot_table.hpp>
 
 namespace moe {
-
-/// What a cache does with guesses (`MoELayer::prefetch`, `ExpertCache::plan`): nothing, count how right they are, or
-/// also load them.
-enum class Prefetch { off, observe, enforce };
-
-struct CacheOptions {
-  std::size_t bytes = 0;            // for the records of all layers that share the cache
-  std::vector<double> shares = {};  // of the bytes, for each format of the records; empty: as many slots of each
-  /// Most records of the first format that each layer keeps, 0 too (AdapMoE's allocation); empty: layers compete.
-  std::vector<int> slots_by_layer = {};
-  int staging_slots = 0;  // of each format, within the bytes: for records that are used and not kept
-  Prefetch prefetch = Prefetch::enforce;
-  std::size_t prefetch_bytes = std::numeric_limits<std::size_t>::max();  // of guesses coming or not used yet
-};
 
 /// One use that a predictor of whole paths expects.
 struct PlannedExpert {
@@ -41,211 +25,6 @@ struct PlannedExpert {
   ExpertId expert = -1;
   float probability = 1;
 };
-
-namespace detail {
-
-/// A layer's source behind pointers, so that one layer's call may start loads of another.
-struct LayerSource {
-  const void* source = nullptr;
-  void (*read)(const void* source, const ReadRequest& request) = nullptr;
-  void (*hurry)(const void* source, const void* who) noexcept = nullptr;
-};
-
-/// Slots whose loads are to be started, linked by CacheSlot::next.
-struct LoadList {
-  int first = -1, last = -1;
-};
-
-/// The table of slots under one mutex; bytes and sources are used outside it.
-struct CacheState {
-  CacheState(CacheOptions o, AnyEviction eviction) : options(std::move(o)), table(std::move(eviction)) {}
-
-  /// The memory of one slot; what a source is given as `who`.
-  struct Cell {
-    CacheState* state = nullptr;
-    int slot = -1;
-    std::byte* bytes = nullptr;
-    LayerSource source;  // of the load under way
-    std::string error;   // its own text: a copied exception shares it between threads
-  };
-
-  std::mutex mutex;
-  std::condition_variable changed;
-  const CacheOptions options;
-  SlotTable table;
-  std::vector<std::size_t> record_bytes;  // [formats] of the slots
-  Buffer memory;
-  std::vector<Cell> cells;
-  std::vector<LayerSource> sources;  // [layer]
-
-  /// Slots are cut when the first layer joins, and again for larger records while they are unused.
-  int join(const LayerSource& source, int experts, std::span<const std::size_t> bytes) {
-    const std::lock_guard lock(mutex);
-    check_limits(table.layers());
-    if (record_bytes.empty()) {
-      cut(bytes);
-    } else {
-      require_equal("moe::Cached", "formats of the records", static_cast<int>(record_bytes.size()),
-                    static_cast<int>(bytes.size()));
-      std::vector<std::size_t> larger(bytes.begin(), bytes.end());
-      for (std::size_t f = 0; f < larger.size(); ++f)
-        larger[f] = std::max(round_up(larger[f], page_alignment), record_bytes[f]);
-      if (larger != record_bytes) grow(larger);
-    }
-    sources.push_back(source);
-    return table.add_layer(experts);
-  }
-  /// Waits for loads under way and empties the layer's slots.
-  void leave(int layer) noexcept {
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return table.loading(layer) == 0; });
-    table.remove_layer(layer);
-  }
-
-  /// Answer of a source, on any thread.
-  static void loaded(void* who, const Error* error) noexcept {
-    auto& cell = *static_cast<Cell*>(who);
-    CacheState& state = *cell.state;
-    const std::lock_guard lock(state.mutex);
-    const auto format = static_cast<std::size_t>(state.table.slot(cell.slot).format);
-    if (state.table.loaded(cell.slot, error == nullptr, state.record_bytes[format]) && error != nullptr)
-      cell.error = error->what();
-    state.changed.notify_all();
-  }
-  /// Starts loads without the lock: a source may answer at once, on this thread. The slots of a list are loading, so
-  /// nobody else changes them.
-  void start(const LoadList& loads, std::unique_lock<std::mutex>& lock) {
-    if (loads.first < 0) return;
-    lock.unlock();
-    for (int s = loads.first; s >= 0;) {
-      const CacheSlot& slot = table.slot(s);
-      Cell& cell = cells[static_cast<std::size_t>(s)];
-      const ReadRequest request{slot.expert,         slot.format, cell.bytes,
-                                &CacheState::loaded, &cell,       slot.demanded ? Urgency::now : Urgency::later};
-      s = slot.next;
-      cell.source.read(cell.source.source, request);
-    }
-    lock.lock();
-  }
-  void append(int s, LoadList& loads) noexcept {
-    CacheSlot& slot = table.slot(s);
-    slot.next = -1;
-    cells[static_cast<std::size_t>(s)].source = sources[static_cast<std::size_t>(slot.layer)];
-    if (loads.first < 0)
-      loads.first = s;
-    else
-      table.slot(loads.last).next = s;
-    loads.last = s;
-  }
-
-  bool may_guess() const noexcept {
-    return options.prefetch == Prefetch::enforce &&
-           (static_cast<std::size_t>(table.guesses_in_slots()) + 1) * record_bytes[0] <= options.prefetch_bytes;
-  }
-  /// Claims what of the plan has room.
-  void claim_plan(LoadList& loads) noexcept {
-    if (!table.has_plan()) return;
-    while (may_guess()) {
-      const int slot = table.claim_planned();
-      if (slot < 0) break;
-      append(slot, loads);
-    }
-  }
-
-  void unpin(int slot) noexcept {
-    std::unique_lock lock(mutex);
-    table.unpin(slot);
-    changed.notify_all();
-    LoadList loads;
-    claim_plan(loads);
-    start(loads, lock);
-  }
-
- private:
-  void check_limits(int layers) const {
-    const std::vector<int>& limits = options.slots_by_layer;
-    if (limits.empty()) return;
-    if (static_cast<std::size_t>(layers) >= limits.size())
-      raise(Error("moe::Cached", "layers of the cache", concat(limits.size(), ", as in slots_by_layer"), "one more"));
-    if (limits[static_cast<std::size_t>(layers)] < 1 && options.staging_slots < 1)
-      raise(Error("moe::ExpertCache", concat("slots of layer ", layers), "at least 1, or staging_slots", "neither"));
-  }
-  void grow(std::span<const std::size_t> bytes) {
-    if (!table.unused())
-      raise(Error("moe::Cached", "bytes of a record", concat("at most those of the slots, which are in use"), "more"));
-    cut(bytes);
-  }
-  int slots_of(std::size_t format, std::span<const std::size_t> bytes) const {
-    const std::vector<double>& shares = options.shares;
-    if (!shares.empty()) {
-      require_equal("moe::ExpertCache", "shares of the budget", static_cast<int>(bytes.size()),
-                    static_cast<int>(shares.size()));
-      return static_cast<int>(shares[format] * static_cast<double>(options.bytes) / static_cast<double>(bytes[format]));
-    }
-    std::size_t one_of_each = 0;
-    for (const std::size_t b : bytes) one_of_each += b;
-    return static_cast<int>(options.bytes / one_of_each);
-  }
-  void cut(std::span<const std::size_t> records) {
-    std::vector<std::size_t> bytes;
-    for (const std::size_t b : records) bytes.push_back(round_up(b, page_alignment));
-    SlotLimits limits;
-    limits.slots_by_layer = options.slots_by_layer;
-    limits.staging = options.staging_slots;
-    std::size_t total = 0;
-    for (std::size_t f = 0; f < bytes.size(); ++f) {
-      limits.slots.push_back(slots_of(f, bytes));
-      check_slots(limits, f, bytes[f]);
-      total += static_cast<std::size_t>(limits.slots[f]) * bytes[f];
-    }
-    if (total > options.bytes)
-      raise(Error("moe::ExpertCache", "shares of the budget", "at most 1 in all", concat(total, " bytes")));
-    memory = Buffer();
-    memory = Buffer(total);
-    table.cut(std::move(limits));
-    record_bytes = std::move(bytes);
-    cells.assign(table.slots().size(), {});
-    std::byte* next = memory.data();
-    for (std::size_t s = 0; s < cells.size(); ++s) {
-      cells[s].state = this;
-      cells[s].slot = static_cast<int>(s);
-      cells[s].bytes = next;
-      next += record_bytes[static_cast<std::size_t>(table.slots()[s].format)];
-    }
-  }
-  void check_slots(const SlotLimits& limits, std::size_t format, std::size_t bytes) const {
-    const int slots = limits.slots[format];
-    const int least = options.staging_slots > 0 ? options.staging_slots : 1;
-    if (slots < least)
-      raise(Error("moe::ExpertCache", concat("budget in bytes for records of format ", format),
-                  concat("at least ", least, " of ", bytes), std::to_string(options.bytes)));
-    if (format != 0) return;
-    std::int64_t kept = 0;
-    for (const int n : limits.slots_by_layer) kept += n;
-    if (kept > slots - options.staging_slots)
-      raise(Error("moe::ExpertCache", "slots_by_layer in all",
-                  concat("at most ", slots - options.staging_slots, ", what the budget holds beside staging"),
-                  std::to_string(kept)));
-  }
-};
-
-/// Keeps one slot where it is.
-class CachePin {
- public:
-  CachePin() = default;  // of a need that is skipped
-  CachePin(CacheState& state, int slot) noexcept : state_(&state), slot_(slot) {}
-  CachePin(CachePin&& other) noexcept : state_(std::exchange(other.state_, nullptr)), slot_(other.slot_) {}
-  CachePin& operator=(CachePin&&) = delete;
-  ~CachePin() {
-    if (state_ != nullptr) state_->unpin(slot_);
-  }
-
- private:
-  CacheState* state_ = nullptr;
-  int slot_ = -1;
-};
-
-}  // namespace detail
 
 /// Slots for the experts of one or several layers, and the rule for giving them up. A handle: copies share the slots.
 /// Layers join in the order in which they are computed. All memory is taken when the first one joins (again when one

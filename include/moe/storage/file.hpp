@@ -75,7 +75,7 @@ class File {
   void hurry(const void* who) const noexcept { shared_->reader.hurry(who); }
 
  private:
-  static constexpr int count = detail::count_formats(formats{});
+  static constexpr int count = count_of(formats{});
 
   struct Shared {
     Shared(const std::string& path, const FileOptions& options, typename Reader::system system)

@@ -94,10 +94,6 @@ constexpr void for_each_format(formats<F...>, const Visit& visit) {
   int i = 0;
   (visit(i++, std::type_identity<F>{}), ...);
 }
-template <class... F>
-constexpr int count_formats(formats<F...>) {
-  return static_cast<int>(sizeof...(F));
-}
 
 inline RecordFileHead record_file_head(const ExpertShape& s, int layers, int experts, std::string_view layout,
                                        std::string_view checksum) {

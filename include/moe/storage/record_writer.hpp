@@ -108,7 +108,7 @@ void write_records(const std::string& path, std::span<const Source> layers, Chec
   });
   Writer writer(path, shape, static_cast<int>(layers.size()), experts, Layout::name, formats, system);
   std::uint64_t done = writer.head().front_bytes();
-  for (int f = 0; f < detail::count_formats(Formats{}); ++f)
+  for (int f = 0; f < count_of(Formats{}); ++f)
     for (std::size_t l = 0; l < layers.size(); ++l)
       for (ExpertId e = 0; e < experts; ++e) {
         writer.write(f, static_cast<int>(l), e, [&](std::byte* to) {

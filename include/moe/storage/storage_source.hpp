@@ -68,7 +68,7 @@ class StorageSource {
     const Abandon<Pin> otherwise{storage_, todo, wave};
     typename Storage::memory::queue queue;
     while (!todo.empty() && wave.empty()) todo = storage_.acquire(todo, wave, queue);
-    copy(wave.refs()[0], request);
+    copy(wave.empty() ? ExpertRef{} : wave.refs()[0], request);
     wave.release(queue);
   }
   /// Tells the storage if the need goes unserved.
