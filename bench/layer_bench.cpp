@@ -148,7 +148,9 @@ void add_format(const std::string& format, const Shape& s, const moe::Cpu& cpu, 
   if (format == "bf16") return add<moe::bf16>(s, cpu, ceiling);
   if (format == "f16") return add<moe::f16>(s, cpu, ceiling);
   if (format == "q8_0") return add<moe::q8_0>(s, cpu, ceiling);
-  throw CLI::ValidationError("--formats", "expected f32, bf16, f16 or q8_0, found " + format);
+  if (format == "mxfp4") return add<moe::mxfp4>(s, cpu, ceiling);
+  if (format == "q4_0") return add<moe::q4_0>(s, cpu, ceiling);
+  throw CLI::ValidationError("--formats", "expected f32, bf16, f16, q8_0, mxfp4 or q4_0, found " + format);
 }
 
 }  // namespace
@@ -163,7 +165,7 @@ int main(int argc, char** argv) {
   app.add_option("--experts", s.experts, "number of experts")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--topk", s.topk, "experts per token")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--tokens", s.tokens, "rows per call")->delimiter(',')->check(CLI::PositiveNumber);
-  app.add_option("--formats", s.formats, "f32, bf16, f16, q8_0")->delimiter(',');
+  app.add_option("--formats", s.formats, "f32, bf16, f16, q8_0, mxfp4, q4_0")->delimiter(',');
   app.add_option("--threads", s.threads, "threads, the caller included")->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--isa", s.isa, "scalar, avx2 or avx512")->capture_default_str();
   app.add_option("--working-set", s.working_set_mib, "MiB of weights walked through")->capture_default_str();

@@ -52,7 +52,7 @@ struct RandomChoice {
 }  // namespace
 
 TEST_CASE_TEMPLATE("results are the same bits for 1 to 8 threads and every instruction set", F, float, moe::bf16,
-                   moe::f16, moe::q8_0, Mixed) {
+                   moe::f16, moe::q8_0, moe::mxfp4, moe::q4_0, Mixed) {
   Case<F> c;
   for (const moe::Isa isa : available_isas())
     for (int threads = 1; threads <= 8; ++threads) {

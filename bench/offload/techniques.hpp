@@ -41,12 +41,12 @@ inline std::vector<Technique> all_techniques() {
   std::vector<Technique> all;
   const auto add = [&](Technique t) { all.push_back(std::move(t)); };
   add({.name = "resident", .kind = Kind::resident});
-  add({.name = "on demand", .one_wave = true});
-  add({.name = "buffered lru", .access = moe::Access::buffered});
+  add({.name = "on-demand", .one_wave = true});
+  add({.name = "buffered-lru", .access = moe::Access::buffered});
   add({.name = "lru"});
-  add({.name = "lru per layer", .own_slots = true});
+  add({.name = "lru-per-layer", .own_slots = true});
   add({.name = "lfu", .eviction = moe::Lfu{}});
-  for (const double accuracy : {1.0, 0.9, 0.8}) add({.name = "next layer", .horizon = 2, .accuracy = accuracy});
+  for (const double accuracy : {1.0, 0.9, 0.8}) add({.name = "next-layer", .horizon = 2, .accuracy = accuracy});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}, .horizon = 2, .accuracy = 0.9});
   add({.name = "adapmoe", .own_slots = true, .gated = true});
@@ -56,7 +56,7 @@ inline std::vector<Technique> all_techniques() {
   return all;
 }
 
-/// Its name, and the accuracy of its guesses: "next layer 0.9".
+/// Its name, and the accuracy of its guesses: "next-layer 0.9".
 inline std::string label(const Technique& t) {
   if (!t.guesses()) return t.name;
   std::string accuracy = std::to_string(t.accuracy).substr(0, 4);

@@ -111,6 +111,25 @@ struct explain_storage {
                 "(docs/policies.md#storage)");
 };
 
+/// What Cached, Resident, Ring and the sources around others are given.
+template <class S>
+struct explain_source {
+  static_assert(requires { typename S::layout; },
+                "moe::RecordSource: needs `using layout`, e.g. moe::PanelLayout (docs/policies.md#storage)");
+  static_assert(requires { typename S::formats; },
+                "moe::RecordSource: needs `using formats`, e.g. moe::formats<moe::bf16> (docs/policies.md#storage)");
+  static_assert(requires(const S s) { { s.shape() } noexcept -> std::same_as<ExpertShape>; },
+                "moe::RecordSource: needs `ExpertShape shape() const noexcept` (docs/policies.md#storage)");
+  static_assert(requires(const S s) { { s.num_experts() } noexcept -> std::same_as<int>; },
+                "moe::RecordSource: needs `int num_experts() const noexcept` (docs/policies.md#storage)");
+  static_assert(requires(const S s, int format) { { s.bytes(format) } noexcept -> std::same_as<std::size_t>; },
+                "moe::RecordSource: needs `std::size_t bytes(int format) const noexcept` (docs/policies.md#storage)");
+  static_assert(requires(const S s, const ReadRequest& request) { s.read(request); },
+                "moe::RecordSource: needs `void read(const moe::ReadRequest&) const`; a storage that lends becomes a source "
+                "by moe::StorageSource (docs/policies.md#storage)");
+  static_assert(std::movable<S>, "moe::RecordSource: must be movable (docs/policies.md#storage)");
+};
+
 template <class X>
 struct explain_executor {
   static_assert(requires { typename X::memory; },

@@ -13,11 +13,13 @@ namespace {
 constexpr int rows = 256, most_slots = 16, most_logits = 16;
 
 template <class Router>
-__global__ void select_rows(Router router, const float* logits, const int* tokens, moe::Slot* slots, int* count) {
+__global__ void select_rows(Router router, const float* logits, const int* tokens, const std::uint32_t* resident,
+                            moe::Slot* slots, int* count) {
   const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (t >= rows) return;
   moe::RouteContext<> context;
   context.tokens = tokens;
+  context.resident = resident;
   context.seed = 7;
   const moe::RowContext row = context.at(t, {logits + t * most_logits, router.num_logits()});
   count[t] = moe::select(router, row, moe::Row<moe::Slot>{slots + t * most_slots, router.max_slots()});
@@ -27,16 +29,18 @@ __global__ void select_rows(Router router, const float* logits, const int* token
 struct Data {
   float logits[rows * most_logits];
   int tokens[rows];
+  std::uint32_t resident;
   moe::Slot slots[rows * most_slots];
   int count[rows];
 };
 
 template <class Router>
 int rows_that_differ(const Router& router, Data& data) {
-  select_rows<<<rows / 64, 64>>>(router, data.logits, data.tokens, data.slots, data.count);
+  select_rows<<<rows / 64, 64>>>(router, data.logits, data.tokens, &data.resident, data.slots, data.count);
   if (cudaDeviceSynchronize() != cudaSuccess) return rows;
   moe::RouteContext<> context;
   context.tokens = data.tokens;
+  context.resident = &data.resident;
   context.seed = 7;
   int different = 0;
   for (int t = 0; t < rows; ++t) {
@@ -60,6 +64,7 @@ int main() {
   if (cudaMallocManaged(&data, sizeof(Data)) != cudaSuccess) return std::puts("no device"), 77;
   for (int i = 0; i < rows * most_logits; ++i) data->logits[i] = 8 * moe::counter_random(1, i, 0) - 4;
   for (int t = 0; t < rows; ++t) data->tokens[t] = t % 6;
+  data->resident = 0xa5c3u;
   int different = 0;
   all_routers::for_each([&](const char* name, const auto& router, all_routers::Promises) {
     const int n = rows_that_differ(router, *data);

@@ -76,10 +76,11 @@ TEST_CASE("storages as text") {
 }
 
 TEST_CASE("formats as text") {
-  for (const char* name : {"f32", "bf16", "f16", "q8_0", "mxfp4"}) {
+  for (const char* name : {"f32", "bf16", "f16", "q8_0", "mxfp4", "q4_0"}) {
     CHECK(engine::format_name(engine::format_from_name(name)) == name);
   }
-  CHECK_THROWS_WITH_AS(engine::format_from_name("q4_0"), doctest::Contains("f32, bf16, f16, q8_0 or mxfp4"), moe::Error);
+  CHECK_THROWS_WITH_AS(engine::format_from_name("q4_1"), doctest::Contains("f32, bf16, f16, q8_0, mxfp4 or q4_0"),
+                       moe::Error);
 }
 
 TEST_CASE("what the engine needs beside the experts is checked before anything is read") {

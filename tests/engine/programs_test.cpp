@@ -65,7 +65,8 @@ std::vector<std::string> ways_to_compute() {
 
 TEST_CASE("every program explains itself") {
   const Shell shell;
-  for (const std::string program : {"generate", "perplexity", "inspect", "run_layer", "calibrate_sensitivity", "compare_policies"}) {
+  for (const std::string program :
+       {"generate", "perplexity", "inspect", "run_layer", "calibrate_sensitivity", "compare_policies"}) {
     CAPTURE(program);
     CHECK(io_test::contains(shell.accepts(program + " --help"), "Usage: " + program));
     shell.refuses(program, "required");
@@ -109,7 +110,7 @@ TEST_CASE("run_layer refuses what does not fit") {
   shell.refuses("run_layer" + model("mixtral") + io + out + " --layer -1", "--layer");
   shell.refuses("run_layer" + model("mixtral") + io + out + " --isa sse9", "scalar, avx2 or avx512");
   shell.refuses("run_layer" + model("mixtral") + io + out + " --executor gpu", "--executor");
-  shell.refuses("run_layer" + model("mixtral") + io + out + " --format q3", "f32, bf16, f16, q8_0 or mxfp4");
+  shell.refuses("run_layer" + model("mixtral") + io + out + " --format q3", "f32, bf16, f16, q8_0, mxfp4 or q4_0");
   shell.refuses("run_layer --model nowhere" + io + out, "nowhere/config.json");
   shell.refuses("run_layer" + model("mixtral") + io + " --out /nowhere/out", "/nowhere/out");
   shell.refuses("run_layer" + model("mixtral") + " --io " + (golden / "mixtral/full.safetensors").string() + out,
@@ -185,7 +186,7 @@ TEST_CASE("generate refuses what it cannot do, and says what would do") {
   shell.refuses(start + " --token-ids " + shell.path("outside"), "0 to 47");
   shell.refuses(start + ids + " --storage disk", "resident or cached:BYTES");
   shell.refuses(start + ids + " --storage cached:1K", "at least one record");
-  shell.refuses(start + ids + " --format int4", "f32, bf16, f16, q8_0 or mxfp4");
+  shell.refuses(start + ids + " --format int4", "f32, bf16, f16, q8_0, mxfp4 or q4_0");
   shell.refuses(start + ids + " --temperature -1", "--temperature");
   shell.refuses(start + ids + " --threads -1", "--threads");
   shell.refuses(start + ids + " --tokens x", "--tokens");

@@ -22,14 +22,14 @@ foreach(header IN ITEMS config error tensor math activations formats expert layo
 endforeach()
 allow("((any_)?layer|prefetch|reuse|soft_moe)[.]hpp" "(${spine})[.]hpp")
 allow("routers/.+" "(${spine})[.]hpp|routers/(slots|largest|capacity_factor)[.]hpp")
-allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|pending_reads|posix_file|read_queue|record_(file_head|index|writer)|thread_reader)[.]hpp")
+allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|slot_table|cache_state|ring_state|pending_reads|posix_file|read_queue|record_(file_head|index|writer)|thread_reader)[.]hpp")
 allow("executors/.+" "(${spine})[.]hpp|cpu/.+[.]hpp")
 allow("predictors/.+" "(${spine})[.]hpp|predictors/routing_paths[.]hpp")
 allow("train/.+" "(${spine})[.]hpp")
-allow("offline/.+" "(${spine})[.]hpp|offline/.+[.]hpp")
+allow("offline/.+" "(${spine})[.]hpp|offline/.+[.]hpp|storage/eviction[.]hpp")
 allow("models[.]hpp" "(${spine}|layer)[.]hpp|(routers|storage)/.+|executors/cpu[.]hpp")
 allow("moe[.]hpp" "[a-z_]+[.]hpp|(routers|storage|predictors|cpu)/.+[.]hpp|executors/(cpu|expert_parallel)[.]hpp")
-allow("io/.+" "(${spine})[.]hpp|(io|storage|predictors|cpu)/.+[.]hpp")
+allow("io/.+" "(${spine})[.]hpp|(io|storage|predictors|cpu)/.+[.]hpp|offline/trace[.]hpp")
 
 # Costly, or of a component: no header of the library has the first, only these the second.
 set(costly "(iostream|regex|ranges|functional)")

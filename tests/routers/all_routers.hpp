@@ -10,6 +10,7 @@
 #include <moe/routers/noisy.hpp>
 #include <moe/routers/null_experts.hpp>
 #include <moe/routers/relu.hpp>
+#include <moe/routers/residency.hpp>
 #include <moe/routers/self_contrast.hpp>
 #include <moe/routers/sensitivity_gate.hpp>
 #include <moe/routers/sparse_k.hpp>
@@ -58,6 +59,8 @@ void for_each(F&& f) {
   f("SensitivityGate", SensitivityGate<TopK>{top3, 0.25f}, varies);
   f("TopP", TopP<TopK>{probabilities, 0.7f}, varies);
   f("ExpertSkip", ExpertSkip<TopK>{top3, 0.4f}, varies);
+  f("SkipAbsent", SkipAbsent<TopK>{top3, 0.4f}, varies);
+  f("PreferResident", PreferResident<TopK>{top3, 1.5f}, Promises{false, false, true});
   f("ExitRouter", ExitRouter<TopK>{{.experts = 11, .k = 3}}, Promises{true, false, false});
   f("TopAny", TopAny{12, {thresholds, 12}}, Promises{true, false, false});
   f("ReluRouter", ReluRouter{12}, varies);

@@ -213,8 +213,8 @@ TEST_CASE("a bonus that outweighs every logit takes resident experts first, and 
   CHECK(chosen(3) == std::vector<int>{0, 1, 2});
 }
 TEST_CASE("an absent expert with a logit stays ahead of one whose logit is not a number") {
-  const auto found =
-      choose(Seeing<PreferResident<TopK>>{{{.experts = 3, .k = 3}, 5}, 0b001u}, {not_a_number, 1, not_a_number});
+  const auto found = choose(Seeing<PreferResident<TopK>>{{{.experts = 3, .k = 3}, 5}, 0b001u},
+                            std::vector<float>{not_a_number, 1, not_a_number});
   CHECK(ids(found) == std::vector<int>{1, 0, 2});
 }
 TEST_CASE("PreferResident refuses options below zero") {

@@ -88,9 +88,8 @@ Outcome write_under(fixture::FaultPlan& plan, const std::string& path, const fix
   try {
     const std::vector<std::byte> found = records(CheckedFile{path});
     CHECK((found == after || (outcome == Outcome::refused && found == before)));
-  } catch (const moe::IoError& error) {
+  } catch (const moe::IoError&) {
     CHECK(plan.kind == Fault::flipped);
-    CHECK(std::string(error.what()).find("checksum") != std::string::npos);
     outcome = Outcome::refused;
   }
   moe::write_records(path, source_of(old), Xxh3{});
@@ -115,10 +114,10 @@ TEST_CASE("whichever call of opening and reading fails, and how: right records o
         plan.kind = kind;
         plan.fail_at = n;
         refused += read_under(plan, path, access, expected) == Outcome::refused ? 1 : 0;
-        calls = std::max(calls, n < 1 ? 10 : n + (plan.injected > 0 ? 2 : 0));
+        calls = n + (plan.injected > 0 ? 2 : 0);
       }
-      CHECK(calls > 10);
-      CHECK((refused == 0) == (harmless(kind) || kind == Fault::eagain));
+      CHECK(calls >= 10);
+      CHECK((refused == 0) == harmless(kind));
     }
 }
 
@@ -138,7 +137,55 @@ TEST_CASE("whichever call of writing fails, and how: the old file or the new one
       refused += write_under(plan, path, old, next) == Outcome::refused ? 1 : 0;
       calls = n + (plan.injected > 0 ? 2 : 0);
     }
-    CHECK(calls > 15);
+    CHECK(calls == 15);
     CHECK((refused == 0) == harmless(kind));
   }
+}
+
+TEST_CASE("one call in 32 fails at random: layers of several threads are right or say why not, and right afterwards") {
+  const TemporaryFolder folder;
+  const std::string path = (folder / "a.moe").string();
+  constexpr int many = 12;
+  const fixture::RandomExperts weights(shape, many, 1);
+  moe::write_records(path, source_of(weights), Xxh3{});
+  const fixture::Inputs in(5, shape.hidden, many, 3);
+  const moe::TopK router{.experts = many, .k = 3};
+  const std::vector<float> expected = fixture::outputs(
+      moe::MoELayer{in.linear(), router, moe::Resident{weights.packed<moe::bf16>()}, moe::Cpu{.threads = 1}}, in, 5);
+  using Bf16File = moe::File<moe::bf16, moe::PanelLayout, Xxh3, moe::ThreadReader<fixture::FaultySystem>>;
+
+  fixture::FaultPlan plan;
+  const Bf16File file{path, {}, fixture::FaultySystem{&plan}};
+  const moe::ExpertCache cache{{.bytes = 4 * file.bytes(0)}};
+  const moe::MoELayer layer{in.linear(), router, moe::Cached{cache, file}, moe::Cpu{.threads = 1}};
+  std::atomic<int> right{0}, refused{0}, wrong{0};
+  const auto host = [&] {
+    try {
+      ++(fixture::outputs(layer, in, 2) == expected ? right : wrong);
+    } catch (const moe::IoError&) {
+      ++refused;
+    }
+  };
+  // A minute in the slow test; otherwise a fixed number of rounds.
+  const char* const seconds = std::getenv("MOE_SOAK_SECONDS");
+  const auto begin = std::chrono::steady_clock::now();
+  const auto going = [&](int round) {
+    return seconds == nullptr ? round < 300
+                              : std::chrono::steady_clock::now() - begin < std::chrono::seconds(std::atoi(seconds));
+  };
+  for (int round = 0; going(round); ++round) {
+    plan.one_in = 32;
+    std::thread other(host);
+    host();
+    other.join();
+    plan.one_in = 0;
+    const std::vector<float> after = fixture::outputs(layer, in, 5);
+    REQUIRE(after == expected);
+  }
+  CHECK(wrong == 0);
+  CHECK(right > 0);
+  CHECK(refused > 0);
+  CHECK(plan.descriptors == 1);
+  MESSAGE(plan.calls.load() << " calls, " << plan.injected.load() << " faults; " << right.load() << " right, "
+                            << refused.load() << " refused");
 }

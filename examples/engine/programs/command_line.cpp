@@ -57,7 +57,8 @@ void ModelOptions::add_without_policy(CLI::App& app) {
       ->required();
   app.add_option("--storage", storage, "Where the experts live: resident, or cached:BYTES as in cached:64M")
       ->capture_default_str();
-  app.add_option("--format", format, "Weights of the experts: f32, bf16, f16, q8_0 or mxfp4 (default: as stored)");
+  app.add_option("--format", format,
+                 "Weights of the experts: f32, bf16, f16, q8_0, mxfp4 or q4_0 (default: as stored)");
   app.add_option("--adamoe", adamoe, "Directory of what makes an AdaMoE of the model: config.json, adamoe.safetensors");
   cpu.add_to(app);
   app.add_flag("--json", json, "Print one JSON object for machines");

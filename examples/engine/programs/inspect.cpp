@@ -84,7 +84,7 @@ struct ExpertBytes {
       all += one * static_cast<std::uint64_t>(blocks.router.experts.at(layer));
     }
     using engine::Format;
-    for (const Format format : {Format::f32, Format::bf16, Format::f16, Format::q8_0, Format::mxfp4}) {
+    for (const Format format : {Format::f32, Format::bf16, Format::f16, Format::q8_0, Format::mxfp4, Format::q4_0}) {
       engine::with_format(format, [&]<class F>(std::type_identity<F>) {
         records[std::string(engine::format_name(format))] =
             moe::PanelLayout::record_bytes<F>(checkpoint.expert_shape());

@@ -39,7 +39,8 @@ struct Arguments {
     app.add_option("--executor", executor, "cpu or eigen")
         ->check(CLI::IsMember({"cpu", "eigen"}))
         ->capture_default_str();
-    app.add_option("--format", format, "Weights of the experts: f32, bf16, f16, q8_0 or mxfp4 (default: as stored)");
+    app.add_option("--format", format,
+                   "Weights of the experts: f32, bf16, f16, q8_0, mxfp4 or q4_0 (default: as stored)");
     cpu.add_to(app);
   }
 };

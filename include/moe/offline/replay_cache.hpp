@@ -190,11 +190,11 @@ class ReplayPools {
     double lowest = 0;
     std::pair<std::uint64_t, std::size_t> oldest;  // use, and the number for those never used
     for (std::size_t i = 0; i < held.size(); ++i) {
-      if (!may_go(held[i])) continue;
       const CacheEntry& entry = state.entry(held[i]);
       const double score = eviction.keep_score(entry, state.clock());
       const std::pair<std::uint64_t, std::size_t> age(entry.last_use, held[i]);
       if (best >= 0 && (score > lowest || (score == lowest && age > oldest))) continue;
+      if (!may_go(held[i])) continue;
       best = static_cast<int>(i);
       lowest = score;
       oldest = age;

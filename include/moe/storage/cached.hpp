@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <moe/concepts.hpp>
+#include <moe/explain.hpp>
 #include <moe/storage/cache_state.hpp>
 #include <moe/storage/eviction.hpp>
 #include <moe/storage/slot_table.hpp>
@@ -86,7 +86,7 @@ class ExpertCache {
     in("expert", state_->table.experts(use.layer), use.expert);
   }
 
-  template <RecordSource Source>
+  template <class Source>
   friend class Cached;
   std::shared_ptr<detail::CacheState> state_;
 };
@@ -97,8 +97,10 @@ class ExpertCache {
 /// precisions (Mixed). Several threads may acquire at once; none holds pins while it waits, and a record stays from the
 /// decision to load it until it was lent, so every thread gets on. A read that fails throws IoError from `acquire` and
 /// leaves the cache usable. Costs a scan of the slots per miss, a lock per record.
-template <RecordSource Source>
+template <class Source>
 class Cached {
+  static_assert(sizeof(detail::explain_source<Source>) > 0);
+
  public:
   using memory = host_memory;
   using layout = typename Source::layout;

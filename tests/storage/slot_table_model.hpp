@@ -1,0 +1,407 @@
+// Explores every state that calls on two threads, a prefetching thread and reads that end well or badly can bring a
+// table of slots into.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <moe/storage/slot_table.hpp>
+
+namespace slot_model {
+
+using moe::ExpertNeed;
+using moe::detail::CacheSlot;
+using moe::detail::Phase;
+using moe::detail::SlotTable;
+
+struct Setup {
+  moe::detail::SlotLimits limits;
+  int experts = 4;
+  std::vector<int> lowest = {0};  // what a call may ask for: the least precise format that serves, -1: skip if absent
+};
+
+inline constexpr int num_threads = 2;
+/// Stands for the address of a thread's wave.
+inline const void* wave_of(int thread) {
+  static constexpr std::array<char, num_threads> waves{};
+  return &waves[static_cast<std::size_t>(thread)];
+}
+/// The least precise format of a need is kept in its rows.
+inline ExpertNeed need_of(int expert, int lowest, float mass_ahead) { return {expert, lowest + 2, 1, mass_ahead}; }
+inline int lowest_of(const ExpertNeed& need) { return need.rows - 2; }
+
+/// Where a thread stands in Cached::acquire and around it. It is `running` before it takes the lock, `failing` between
+/// the error and Cached::abandon, `leaving` while it drops pins after that.
+enum class At : unsigned char { idle, running, waiting, computing, failing, leaving };
+
+struct Call {
+  At at = At::idle;
+  std::uint64_t ticket = 0;
+  std::vector<ExpertNeed> todo;
+  std::vector<int> pins;  // slots
+};
+
+struct State {
+  SlotTable table{moe::Lru{}};
+  std::array<Call, num_threads> calls;
+};
+
+/// One step, for a counterexample's text.
+struct Step {
+  char what = ' ';  // begin, go on, well, bad, quit, guess
+  int a = -1, b = -1, c = -1;
+};
+
+class Model {
+ public:
+  explicit Model(Setup setup) : setup_(std::move(setup)) {}
+
+  /// Empty if everything holds, else what does not and the steps that lead there.
+  std::string explore() {
+    visit(first(), -1, {});
+    while (!open_.empty() && problem_.empty()) {
+      auto [state, id] = std::move(open_.back());
+      open_.pop_back();
+      expand(state, id);
+    }
+    if (problem_.empty()) check_progress();
+    return problem_;
+  }
+  std::size_t states() const { return ids_.size(); }
+
+ private:
+  int formats() const { return static_cast<int>(setup_.limits.slots.size()); }
+  static const CacheSlot* find(const State& s, int expert, int format) {
+    for (const CacheSlot& slot : s.table.slots())
+      if (slot.phase != Phase::empty && slot.expert == expert && slot.format == format) return &slot;
+    return nullptr;
+  }
+
+  /// All experts were used once, so that their last uses have an order by which experts can be named.
+  State first() const {
+    State s;
+    s.table.cut(setup_.limits);
+    s.table.add_layer(setup_.experts);
+    for (int e = 0; e < setup_.experts; ++e) {
+      std::array<ExpertNeed, 1> need{need_of(e, 0, 0)};
+      s.table.begin_call(0, need, lowest_of);
+      s.table.abandon(0, need, nullptr);
+    }
+    return s;
+  }
+
+  // ---- steps
+
+  static void wake(State& s) {
+    for (Call& call : s.calls)
+      if (call.at == At::waiting) call.at = At::running;
+  }
+  void serve(State& s, int thread, const ExpertNeed& need, int slot) {
+    const CacheSlot& lent = s.table.slot(slot);
+    const bool right = lent.phase == Phase::ready && lent.expert == need.expert && lent.pins > 0 &&
+                       lent.format <= std::max(lowest_of(need), lowest_of(need) < 0 ? formats() - 1 : 0);
+    if (!right) fail("a need was served by a slot that does not hold it");
+    s.calls[static_cast<std::size_t>(thread)].pins.push_back(slot);
+  }
+  /// The body of the loop of Cached::acquire, under one lock.
+  void go_on(State& s, int thread, bool skipped) {
+    Call& call = s.calls[static_cast<std::size_t>(thread)];
+    const void* const wave = wave_of(thread);
+    for (const ExpertNeed& need : call.todo)
+      if (s.table.failed(0, need, wave) >= 0) {
+        call.at = At::failing;
+        return;
+      }
+    std::vector<ExpertNeed> rest;
+    for (const ExpertNeed& need : call.todo) {
+      const int slot = s.table.lend(0, need, lowest_of(need), wave);
+      if (slot >= 0)
+        serve(s, thread, need, slot);
+      else
+        rest.push_back(need);
+    }
+    call.todo = rest;
+    bool loads = false;
+    for (const ExpertNeed& need : call.todo) {
+      if (s.table.claim_coming(0, need, lowest_of(need), wave) >= 0) continue;
+      loads |= s.table.claim(0, need, lowest_of(need), wave, call.ticket) >= 0;
+    }
+    if (!call.pins.empty())
+      call.at = At::computing;
+    else if (call.todo.empty())
+      call = {};
+    else
+      call.at = loads || skipped ? At::running : At::waiting;
+  }
+  void begin(State& s, int thread, std::vector<ExpertNeed> needs) {
+    Call& call = s.calls[static_cast<std::size_t>(thread)];
+    call.ticket = s.table.begin_call(0, needs, lowest_of);
+    const auto skips = [&](const ExpertNeed& need) { return s.table.skips(0, need, lowest_of(need)); };
+    const auto skipped = std::erase_if(needs, skips);
+    call.todo = std::move(needs);
+    go_on(s, thread, skipped > 0);
+  }
+  static void unpin(State& s, Call& call) {
+    s.table.unpin(call.pins.back());
+    call.pins.pop_back();
+    wake(s);
+    if (!call.pins.empty()) return;
+    if (call.todo.empty())
+      call = {};
+    else
+      call.at = At::running;
+  }
+  static void abandon(State& s, int thread) {
+    Call& call = s.calls[static_cast<std::size_t>(thread)];
+    s.table.abandon(0, call.todo, wave_of(thread));
+    call.todo.clear();
+    call.at = At::leaving;
+    if (call.pins.empty()) call = {};
+    wake(s);
+  }
+  static void guess(State& s, const std::vector<ExpertNeed>& guesses) {
+    s.table.predict(0, guesses, true, lowest_of);
+    for (const ExpertNeed& g : guesses) {
+      if (!s.table.absent(0, g, lowest_of(g))) continue;
+      if (s.table.claim_guess(0, g.expert, lowest_of(g)) < 0) break;
+    }
+  }
+
+  void expand(const State& s, int id) {
+    for (int t = 0; t < num_threads; ++t) {
+      const Call& call = s.calls[static_cast<std::size_t>(t)];
+      if (call.at == At::idle) for_each_wish([&](const std::vector<ExpertNeed>& wish) {
+        step(s, id, {'b', t, wish[0].expert, wish.size() > 1 ? wish[1].expert : -1}, [&](State& n) {
+          begin(n, t, wish);
+        });
+      });
+      if (call.at == At::running) step(s, id, {'g', t}, [&](State& n) { go_on(n, t, false); });
+      if (call.at == At::failing) step(s, id, {'g', t}, [&](State& n) { abandon(n, t); });
+      if (call.at == At::computing || call.at == At::leaving)
+        step(s, id, {'g', t}, [&](State& n) { unpin(n, n.calls[static_cast<std::size_t>(t)]); });
+      if (call.at == At::computing) step(s, id, {'q', t}, [&](State& n) { abandon(n, t); });
+    }
+    for (int slot = 0; slot < static_cast<int>(s.table.slots().size()); ++slot) {
+      if (s.table.slot(slot).phase != Phase::loading) continue;
+      for (const bool well : {true, false})
+        step(s, id, {well ? 'w' : 'x', slot}, [&](State& n) {
+          n.table.loaded(slot, well, 1);
+          wake(n);
+        });
+    }
+    for_each_wish([&](const std::vector<ExpertNeed>& wish) {
+      if (std::any_of(wish.begin(), wish.end(), [](const ExpertNeed& n) { return lowest_of(n) < 0; })) return;
+      step(s, id, {'p', wish[0].expert, wish.size() > 1 ? wish[1].expert : -1}, [&](State& n) { guess(n, wish); });
+    });
+  }
+  /// One or two different experts, in every order and with every choice of formats.
+  template <class Visit>
+  void for_each_wish(const Visit& visit) const {
+    for (int a = 0; a < setup_.experts; ++a)
+      for (const int low_a : setup_.lowest) {
+        visit({need_of(a, low_a, 0)});
+        for (int b = 0; b < setup_.experts; ++b)
+          for (const int low_b : setup_.lowest)
+            if (b != a) visit({need_of(a, low_a, 0), need_of(b, low_b, 0.5f)});
+      }
+  }
+
+  template <class Change>
+  void step(const State& s, int id, Step how, const Change& change) {
+    if (!problem_.empty()) return;
+    State next = s;
+    change(next);
+    check_kept(s, next, how);
+    if (!problem_.empty()) return explain(id, how);
+    const int to = visit(std::move(next), id, how);
+    if (how.what == 'g' || how.what == 'w') progress_.emplace_back(id, to);
+    if (!problem_.empty()) explain(id, how);
+  }
+
+  // ---- what must hold
+
+  void fail(const char* what) {
+    if (problem_.empty()) problem_ = what;
+  }
+  /// Steps that take room leave alone what is in use, and guesses also what is wanted.
+  void check_kept(const State& before, const State& after, const Step& how) {
+    if (how.what != 'b' && how.what != 'g' && how.what != 'p') return;
+    for (std::size_t i = 0; i < before.table.slots().size(); ++i) {
+      const CacheSlot &was = before.table.slots()[i], &is = after.table.slots()[i];
+      const bool own_step = how.what == 'g' && (was.claim == wave_of(how.a) || was.pins > is.pins);
+      if (was.phase == Phase::empty || own_step) continue;
+      const bool in_use = was.pins > 0 || was.claim != nullptr || was.phase != Phase::ready;
+      const bool wanted = how.what == 'p' && before.table.wanted(0, was.expert) > 0;
+      if ((in_use || wanted) && (is.expert != was.expert || is.phase != was.phase)) fail("a slot in use was given up");
+    }
+  }
+  void check(const State& s) {
+    std::vector<int> kept(setup_.limits.slots.size(), 0), streamed(kept);
+    int loading = 0, guessed = 0;
+    for (int i = 0; i < static_cast<int>(s.table.slots().size()); ++i) {
+      const CacheSlot& slot = s.table.slot(i);
+      int pins = 0;
+      for (const Call& call : s.calls) pins += static_cast<int>(std::count(call.pins.begin(), call.pins.end(), i));
+      if (pins != slot.pins) fail("a slot's pins are not those of the calls");
+      if (slot.phase == Phase::empty) {
+        if (slot.claim != nullptr || slot.guessed || slot.demanded) fail("an empty slot belongs to somebody");
+        continue;
+      }
+      ++(slot.streamed ? streamed : kept)[static_cast<std::size_t>(slot.format)];
+      loading += slot.phase == Phase::loading ? 1 : 0;
+      guessed += slot.guessed ? 1 : 0;
+      if (find(s, slot.expert, slot.format) != &slot) fail("two slots hold the same record");
+      if (slot.pins > 0 && slot.phase != Phase::ready) fail("a slot is lent that is not ready");
+      if (slot.phase == Phase::failed && slot.claim == nullptr) fail("nobody will take note of a failed read");
+      check_claim(s, slot);
+      check_streamed(slot);
+    }
+    for (std::size_t f = 0; f < kept.size(); ++f) {
+      const int keepable = setup_.limits.slots[f] - setup_.limits.staging;
+      if (kept[f] > keepable || streamed[f] > setup_.limits.staging) fail("more slots are taken than there are");
+    }
+    if (!setup_.limits.slots_by_layer.empty() && kept[0] > setup_.limits.slots_by_layer[0])
+      fail("a layer keeps more than its limit");
+    if (loading != s.table.loading(0)) fail("loads under way are miscounted");
+    if (guessed != s.table.guesses_in_slots()) fail("guesses are miscounted");
+    check_experts(s);
+  }
+  void check_claim(const State& s, const CacheSlot& slot) {
+    if (slot.claim == nullptr) return;
+    for (int t = 0; t < num_threads; ++t) {
+      if (slot.claim != wave_of(t)) continue;
+      const Call& call = s.calls[static_cast<std::size_t>(t)];
+      const bool needs = std::any_of(call.todo.begin(), call.todo.end(),
+                                     [&](const ExpertNeed& need) { return need.expert == slot.expert; });
+      if (!needs) fail("a slot is claimed by a call that does not need it");
+    }
+  }
+  void check_streamed(const CacheSlot& slot) {
+    if (slot.streamed && slot.phase == Phase::ready && slot.pins == 0 && slot.claim == nullptr && !slot.guessed)
+      fail("a staging slot is held by nobody");
+  }
+  void check_experts(const State& s) {
+    for (int e = 0; e < setup_.experts; ++e) {
+      int wanted = 0;
+      for (const Call& call : s.calls)
+        wanted += static_cast<int>(std::count_if(call.todo.begin(), call.todo.end(),
+                                                 [e](const ExpertNeed& need) { return need.expert == e; }));
+      if (wanted != s.table.wanted(0, e)) fail("an expert's waiting calls are miscounted");
+      bool ready = false, taken = false;
+      for (int f = 0; f < formats(); ++f) {
+        const CacheSlot* const slot = find(s, e, f);
+        ready |= slot != nullptr && slot->phase == Phase::ready;
+        taken |= slot != nullptr;
+        if (s.table.absent(0, need_of(e, f, 0), f) == taken) fail("an expert's place is not where its slot is");
+      }
+      if (ready != s.table.ready(0, e)) fail("an expert is ready in a slot and not in the table, or the other way round");
+    }
+  }
+
+  // ---- states
+
+  /// A state up to the names of experts, slots and threads, and to what only counts.
+  std::string key(const State& s, bool swapped) const {
+    std::vector<int> by_age(static_cast<std::size_t>(setup_.experts)), age(by_age.size());
+    for (std::size_t e = 0; e < by_age.size(); ++e) by_age[e] = static_cast<int>(e);
+    const auto last_use = [&](int e) { return s.table.entry(0, e).last_use; };
+    std::sort(by_age.begin(), by_age.end(), [&](int a, int b) { return last_use(a) < last_use(b); });
+    for (std::size_t i = 0; i < by_age.size(); ++i) age[static_cast<std::size_t>(by_age[i])] = static_cast<int>(i);
+    const auto name = [&](int expert) { return static_cast<char>(age[static_cast<std::size_t>(expert)]); };
+    const auto thread = [&](int t) { return swapped ? num_threads - 1 - t : t; };
+    std::string out;
+    for (const int e : by_age)
+      for (int f = 0; f < formats(); ++f) {
+        const CacheSlot* const slot = find(s, e, f);
+        if (slot == nullptr) {
+          out += '\0';
+          continue;
+        }
+        int owner = 0;
+        for (int t = 0; t < num_threads; ++t)
+          if (slot->claim == wave_of(t)) owner = 1 + thread(t);
+        out += static_cast<char>(static_cast<int>(slot->phase) | (slot->demanded ? 4 : 0) | (slot->guessed ? 8 : 0) |
+                                 (slot->streamed ? 16 : 0) | owner << 5);
+        out += static_cast<char>(slot->pins);
+      }
+    for (int t = 0; t < num_threads; ++t) {
+      const Call& call = s.calls[static_cast<std::size_t>(thread(t))];
+      out += static_cast<char>(call.at);
+      if (call.at == At::idle) continue;
+      for (const ExpertNeed& need : call.todo) out += {name(need.expert), static_cast<char>(lowest_of(need))};
+      out += '\x7f';
+      for (const int pin : call.pins) out += {name(s.table.slot(pin).expert), static_cast<char>(s.table.slot(pin).format)};
+      const auto used_since = std::count_if(by_age.begin(), by_age.end(), [&](int e) { return last_use(e) >= call.ticket; });
+      if (!call.todo.empty()) out += static_cast<char>(used_since);
+      out += '\x7e';
+    }
+    return out;
+  }
+  int visit(State&& s, int from, Step how) {
+    check(s);
+    std::string name = std::min(key(s, false), key(s, true));
+    const auto [found, fresh] = ids_.emplace(std::move(name), static_cast<int>(ids_.size()));
+    if (!fresh) return found->second;
+    finished_.push_back(s.table.loading(0) == 0 && std::all_of(s.calls.begin(), s.calls.end(), [](const Call& call) {
+                          return call.at == At::idle;
+                        }));
+    came_.emplace_back(from, how);
+    open_.emplace_back(std::move(s), found->second);
+    return found->second;
+  }
+  /// If nobody begins anything and reads end well, every order of steps comes to an end, and there all calls have ended.
+  void check_progress() {
+    std::vector<int> out(ids_.size(), 0), first_in(ids_.size() + 1, 0), in(progress_.size());
+    for (const auto& [from, to] : progress_) {
+      ++out[static_cast<std::size_t>(from)];
+      ++first_in[static_cast<std::size_t>(to) + 1];
+    }
+    for (std::size_t i = 1; i < first_in.size(); ++i) first_in[i] += first_in[i - 1];
+    std::vector<int> next(first_in);
+    for (const auto& [from, to] : progress_) in[static_cast<std::size_t>(next[static_cast<std::size_t>(to)]++)] = from;
+    std::vector<int> ends;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      if (out[i] != 0) continue;
+      if (!finished_[i]) {
+        fail("a call stands still");
+        return explain(static_cast<int>(i), {});
+      }
+      ends.push_back(static_cast<int>(i));
+    }
+    std::size_t ended = 0;
+    for (; ended < ends.size(); ++ended) {
+      const auto at = static_cast<std::size_t>(ends[ended]);
+      for (int i = first_in[at]; i < first_in[at + 1]; ++i)
+        if (--out[static_cast<std::size_t>(in[static_cast<std::size_t>(i)])] == 0)
+          ends.push_back(in[static_cast<std::size_t>(i)]);
+    }
+    if (ended != ids_.size()) fail("calls go round in a circle");
+  }
+  void explain(int id, Step last) {
+    std::vector<Step> steps{last};
+    for (; id >= 0; id = came_[static_cast<std::size_t>(id)].first)
+      steps.push_back(came_[static_cast<std::size_t>(id)].second);
+    problem_ += ", after";
+    for (auto s = steps.rbegin(); s != steps.rend(); ++s) {
+      problem_ += ' ';
+      problem_ += s->what;
+      for (const int n : {s->a, s->b, s->c})
+        if (n >= 0) problem_ += std::to_string(n);
+    }
+  }
+
+  Setup setup_;
+  std::string problem_;
+  std::unordered_map<std::string, int> ids_;
+  std::vector<std::pair<State, int>> open_;
+  std::vector<std::pair<int, int>> progress_;  // steps in which nobody begins, guesses, fails or quits
+  std::vector<bool> finished_;
+  std::vector<std::pair<int, Step>> came_;
+};
+
+}  // namespace slot_model
