@@ -44,8 +44,8 @@ export CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$(nproc)}
 # What every build needs, and what the programs need to read models and their command lines.
 build_packages=('g++=g++' cmake=cmake ninja-build=ninja)
 program_packages=(nlohmann-json3-dev=/usr/include/nlohmann/json.hpp libcli11-dev=/usr/include/CLI/CLI.hpp
-  libxxhash-dev=/usr/include/xxhash.h liburing-dev=/usr/include/liburing.h)
+  libxxhash-dev=/usr/include/xxhash.h)
 test_packages=(doctest-dev=/usr/include/doctest/doctest.h librapidcheck-dev=/usr/include/rapidcheck.h
   libeigen3-dev=/usr/include/eigen3/Eigen/Core
   libbenchmark-dev=/usr/include/benchmark/benchmark.h pkg-config=pkg-config 'clang=clang++'
-  strace=strace)
+  liburing-dev=/usr/include/liburing.h strace=strace)

@@ -79,9 +79,10 @@ void computes_the_same_bits(const Make& make) {
   }
 }
 
-/// Whichever read fails: an IoError that names the fault, and right results afterwards.
+/// Whichever read fails: an IoError that names the fault, or the right result if nobody needed that read; and right
+/// results afterwards. Returns how many failures showed.
 template <class Make>
-void survives_every_failing_read(const Make& make) {
+int survives_failing_reads(const Make& make) {
   const fixture::RandomExperts weights(shape, experts, 4);
   const fixture::Inputs in(29, shape.hidden, experts, 5);  // every expert is wanted
   fixture::Plan plan;
@@ -111,7 +112,52 @@ void survives_every_failing_read(const Make& make) {
       ++failures;
     }
   }
-  CHECK(failures == experts);
+  return failures;
+}
+/// The same for storages that read nothing but what is needed: every failure shows.
+template <class Make>
+void survives_every_failing_read(const Make& make) {
+  CHECK(survives_failing_reads(make) == experts);
+}
+
+/// A call that ends early, with pins and reads under way, leaves nothing taken: later calls get all they want.
+template <class Make>
+void holds_nothing_after_a_call_that_ended_early(const Make& make) {
+  const fixture::RandomExperts weights(shape, experts, 8);
+  fixture::Plan plan;
+  const Source source{weights.packed<moe::bf16>(), &plan};
+  const auto storage = make(source);
+  for (int i = 0; i < 2 * experts; ++i) {
+    int left = i % experts;
+    const auto leave = [&](const moe::ExpertRef&) {
+      if (left-- == 0) throw 1;
+    };
+    CHECK_THROWS_AS(lend_all(storage, {0, 1, 2, 3, 4, 5, 6}, leave), int);
+    int lent = 0;
+    lend_all(storage, {6, 5, 4, 3, 2, 1, 0}, [&](const moe::ExpertRef&) { ++lent; });
+    CHECK(lent == experts);
+  }
+}
+
+/// What residency names is lent without a read. Storages that tell no residency keep this law.
+template <class Make>
+void residency_agrees(const Make& make) {
+  const fixture::RandomExperts weights(shape, experts, 9);
+  fixture::Plan plan;
+  const auto storage = make(Source{weights.packed<moe::bf16>(), &plan});
+  if constexpr (requires(std::uint32_t* bits) { storage.residency(bits); }) {
+    for (const std::vector<moe::ExpertId>& wanted :
+         {std::vector<moe::ExpertId>{}, {3}, {0, 1}, {6, 5, 4, 3, 2, 1, 0}, {2, 2 + 3}}) {
+      lend_all(storage, wanted, [](const moe::ExpertRef&) {});
+      std::uint32_t bits = 0xffffffffu;
+      storage.residency(&bits);
+      CHECK((bits >> experts) == 0);
+      const int reads = plan.reads;
+      for (moe::ExpertId e = 0; e < experts; ++e)
+        if ((bits >> e & 1u) != 0) lend_all(storage, {e}, [](const moe::ExpertRef&) {});
+      CHECK(plan.reads == reads);
+    }
+  }
 }
 
 /// Host threads on layers that share the storage's memory see right results.
@@ -143,6 +189,8 @@ void all(const Make& make) {
   SUBCASE("each need is served once, with the source's bytes") { serves_each_need_once(make); }
   SUBCASE("a layer computes the same bits as over resident experts") { computes_the_same_bits(make); }
   SUBCASE("any failing read is an IoError and the storage stays usable") { survives_every_failing_read(make); }
+  SUBCASE("a call that ended early holds nothing") { holds_nothing_after_a_call_that_ended_early(make); }
+  SUBCASE("residency is what can be lent without a read") { residency_agrees(make); }
   SUBCASE("several host threads get right results") { serves_several_threads(make, 4, 30); }
 }
 

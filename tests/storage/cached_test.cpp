@@ -1,8 +1,6 @@
-#include <set>
-
 #include <doctest/doctest.h>
 
-#include "laws/storage_laws.hpp"
+#include "counted_cache.hpp"
 
 namespace {
 
@@ -10,68 +8,26 @@ using storage_laws::experts;
 using storage_laws::shape;
 using storage_laws::Source;
 
-std::size_t slot_bytes() {
-  return moe::round_up(moe::PanelLayout::record_bytes<moe::bf16>(shape), moe::page_alignment);
-}
-auto cached(int slots) {
-  return [slots](const Source& source) {
-    return moe::Cached{moe::ExpertCache{{.bytes = static_cast<std::size_t>(slots) * slot_bytes()}}, source};
-  };
-}
-auto cached_in_background(int slots) {
-  return [slots](const Source& source) {
-    return moe::Cached{moe::ExpertCache{{.bytes = static_cast<std::size_t>(slots) * slot_bytes()}},
-                       moe::Background{source, 2}};
-  };
-}
-
-/// A cache with a source whose reads are counted, for tests that look at decisions.
-struct Counted {
-  explicit Counted(int slots)
-      : cache({.bytes = static_cast<std::size_t>(slots) * slot_bytes()}),
-        storage(cache, Source{weights.packed<moe::bf16>(), &plan}) {}
-  void use(const std::vector<moe::ExpertId>& wanted) {
-    storage_laws::lend_all(storage, wanted, [](const moe::ExpertRef&) {});
-  }
-  std::set<moe::ExpertId> residents() const {
-    std::uint32_t bits = 0;
-    storage.residency(&bits);
-    std::set<moe::ExpertId> out;
-    for (moe::ExpertId e = 0; e < experts; ++e)
-      if ((bits >> e & 1u) != 0) out.insert(e);
-    return out;
-  }
-  fixture::RandomExperts weights{shape, experts, 1};
-  fixture::Plan plan;
-  moe::ExpertCache<> cache;
-  moe::Cached<Source> storage;
-};
-
 }  // namespace
 
-TEST_CASE("a cache of one slot keeps the storage laws") { storage_laws::all(cached(1)); }
-TEST_CASE("a cache of three slots keeps the storage laws") { storage_laws::all(cached(3)); }
-TEST_CASE("a cache with room for everything keeps the storage laws") { storage_laws::all(cached(experts)); }
-TEST_CASE("a cache over reading threads keeps the storage laws") { storage_laws::all(cached_in_background(2)); }
-
 TEST_CASE("the least recently used expert goes first") {
-  Counted c(3);
+  CountedCache c(slots(3));
   c.use({0});
   c.use({1});
   c.use({2});
   c.use({0});
   c.use({3});
-  CHECK(c.residents() == std::set<moe::ExpertId>{0, 2, 3});
+  CHECK(c.residents() == Experts{0, 2, 3});
   c.use({4});
-  CHECK(c.residents() == std::set<moe::ExpertId>{0, 3, 4});
+  CHECK(c.residents() == Experts{0, 3, 4});
 }
 
 TEST_CASE("hits and misses add up to the needs served, and bytes to the loads") {
-  Counted c(2);
+  CountedCache c(slots(2));
   c.use({0, 1});
   c.use({1, 0});
   c.use({2});
-  const moe::CacheStatistics s = c.cache.statistics();
+  const moe::CacheStatistics s = c.statistics();
   CHECK(s.misses == 3);
   CHECK(s.hits == 2);
   CHECK(s.loads == 3);
@@ -80,73 +36,18 @@ TEST_CASE("hits and misses add up to the needs served, and bytes to the loads") 
   CHECK(c.plan.reads == 3);
 }
 
-TEST_CASE("resident experts come in the first wave, before those that must be read") {
-  Counted c(4);
-  c.use({5});
-  std::vector<moe::ExpertNeed> needs{{1, 1, 1, 0}, {5, 1, 1, 0}, {2, 1, 1, 0}};
-  std::vector<moe::ExpertRef> refs(3);
-  alignas(moe::detail::CachePin) std::byte pins[3 * sizeof(moe::detail::CachePin)];
-  moe::Wave<moe::detail::CachePin> wave{refs.data(), reinterpret_cast<moe::detail::CachePin*>(pins)};
-  moe::host_queue queue;
-  std::span<moe::ExpertNeed> rest = c.storage.acquire(needs, wave, queue);
-  REQUIRE(wave.refs().size() == 1);
-  CHECK(wave.refs()[0].expert == 5);
-  CHECK(rest.size() == 2);
-  CHECK(c.plan.reads == 3);  // both misses were started before the hit was lent
-  wave.release(queue);
-  rest = c.storage.acquire(rest, wave, queue);
-  CHECK(rest.empty());
-  wave.release(queue);
-}
-
-TEST_CASE("an expert that is lent is never given up") {
-  Counted c(2);
-  std::vector<moe::ExpertNeed> first{{0, 1, 1, 0}}, second{{1, 1, 1, 0}, {2, 1, 1, 0}, {3, 1, 1, 0}};
-  std::vector<moe::ExpertRef> refs(4);
-  alignas(moe::detail::CachePin) std::byte pins[4 * sizeof(moe::detail::CachePin)];
-  auto* const at = reinterpret_cast<moe::detail::CachePin*>(pins);
-  moe::Wave<moe::detail::CachePin> held{refs.data(), at};
-  moe::host_queue queue;
-  CHECK(c.storage.acquire(first, held, queue).empty());
-  {
-    moe::Wave<moe::detail::CachePin> wave{refs.data() + 1, at + 1};
-    std::span<moe::ExpertNeed> rest = second;
-    while (!rest.empty()) {
-      rest = c.storage.acquire(rest, wave, queue);
-      wave.release(queue);
-      CHECK(c.residents().count(0) == 1);
-    }
-  }
-  held.release(queue);
-}
-
-TEST_CASE("a budget below one record is refused with the bytes that are needed") {
-  const fixture::RandomExperts weights(shape, experts, 1);
-  const moe::ExpertCache cache{{.bytes = slot_bytes() - 1}};
-  const std::string expected = "moe::ExpertCache: budget in bytes: expected at least one record, " +
-                               std::to_string(slot_bytes()) + ", found " + std::to_string(slot_bytes() - 1);
-  CHECK_THROWS_WITH_AS((moe::Cached{cache, weights.packed<moe::bf16>()}), expected.c_str(), moe::Error);
-}
-
-TEST_CASE("a layer with larger records than the slots is refused") {
-  const fixture::RandomExperts small(shape, 2, 1), large({128, 64}, 2, 1);
-  const moe::ExpertCache cache{{.bytes = 8 * slot_bytes()}};
-  const moe::Cached first{cache, small.packed<moe::bf16>()};
-  CHECK_THROWS_AS((moe::Cached{cache, large.packed<moe::bf16>()}), moe::Error);
-}
-
 TEST_CASE("memory never exceeds the budget") {
-  for (const int slots : {1, 2, 5}) {
-    Counted c(slots);
+  for (const int n : {1, 2, 5}) {
+    CountedCache c(slots(n));
     c.use({0, 1, 2, 3, 4, 5, 6});
-    CHECK(c.cache.bytes_held() <= static_cast<std::size_t>(slots) * slot_bytes());
-    CHECK(c.residents().size() <= static_cast<std::size_t>(slots));
+    CHECK(c.cache.bytes_held() <= static_cast<std::size_t>(n) * slot_bytes());
+    CHECK(c.residents().size() <= static_cast<std::size_t>(n));
   }
 }
 
 TEST_CASE("layers that share a cache share its slots and keep their experts apart") {
   const fixture::RandomExperts one(shape, experts, 1), two(shape, experts, 2);
-  const moe::ExpertCache cache{{.bytes = 3 * slot_bytes()}};
+  const moe::ExpertCache cache{slots(3)};
   const moe::Cached first{cache, one.packed<moe::bf16>()}, second{cache, two.packed<moe::bf16>()};
   for (int round = 0; round < 3; ++round) {
     for (const bool use_first : {true, false}) {
@@ -159,46 +60,12 @@ TEST_CASE("layers that share a cache share its slots and keep their experts apar
   CHECK(cache.slots() == 3);
 }
 
-TEST_CASE("a guess is loaded, used once as a hit, and counted") {
-  Counted c(4);
-  const std::vector<moe::ExpertNeed> guess{{2, 1, 1, 0}, {5, 3, 1, 0}};
-  c.storage.expect(guess);
-  CHECK(c.residents() == std::set<moe::ExpertId>{2, 5});
-  c.use({2});
-  const moe::CacheStatistics s = c.cache.statistics();
-  CHECK(s.prefetched == 2);
-  CHECK(s.prefetched_used == 1);
-  CHECK(s.hits == 1);
-  CHECK(s.misses == 0);
-}
-
-TEST_CASE("guesses beyond the room take the experts with most rows and do not push each other out") {
-  Counted c(3);
-  std::vector<moe::ExpertNeed> guess;
-  for (moe::ExpertId e = 0; e < experts; ++e) guess.push_back({e, 1 + e, 1, 0});
-  c.storage.expect(guess);
-  CHECK(c.residents() == std::set<moe::ExpertId>{4, 5, 6});
-  c.storage.expect(guess);
-  CHECK(c.cache.statistics().prefetched == 3);
-}
-
-TEST_CASE("a guess that fails to load is a miss later, not an error") {
-  Counted c(2);
-  c.plan.fail_from = 0;
-  c.plan.fail_count = 1;
-  const std::vector<moe::ExpertNeed> guess{{1, 1, 1, 0}};
-  c.storage.expect(guess);
-  CHECK(c.residents().empty());
-  c.use({1});
-  CHECK(c.cache.statistics().misses == 1);
-}
-
 TEST_CASE("a layer that goes while its reads are under way waits for them") {
   const fixture::RandomExperts weights(shape, experts, 1);
   for (int i = 0; i < 50; ++i) {
     fixture::Plan plan;
     plan.delay_us = 50;
-    const moe::ExpertCache cache{{.bytes = 3 * slot_bytes()}};
+    const moe::ExpertCache cache{slots(3)};
     const std::vector<moe::ExpertNeed> guess{{0, 1, 1, 0}, {1, 1, 1, 0}, {2, 1, 1, 0}};
     { moe::Cached{cache, moe::Background{Source{weights.packed<moe::bf16>(), &plan}, 2}}.expect(guess); }
     CHECK(plan.reads == 3);
@@ -206,9 +73,9 @@ TEST_CASE("a layer that goes while its reads are under way waits for them") {
 }
 
 TEST_CASE("a call that ends early gives back what it claimed") {
-  Counted c(2);
+  CountedCache c(slots(2));
   const fixture::Inputs in(8, shape.hidden, experts, 3);
-  const moe::MoELayer layer{in.linear(), moe::TopK{.experts = experts, .k = 3}, c.storage, moe::Cpu{.threads = 1}};
+  const moe::MoELayer layer{in.linear(), moe::TopK{.experts = experts, .k = 3}, c.layers[0], moe::Cpu{.threads = 1}};
   struct Stop {
     void wave(moe::Row<const moe::ExpertRef>) const { throw 1; }
   };
@@ -222,17 +89,97 @@ TEST_CASE("a call that ends early gives back what it claimed") {
 }
 
 TEST_CASE("threads with different appetites share two slots without standing still") {
-  Counted c(2);
+  CountedCache c(slots(2));
   c.plan.delay_us = 10;
   std::vector<std::thread> hosts;
   std::atomic<int> served{0};
   for (int h = 0; h < 6; ++h)
     hosts.emplace_back([&, h] {
       for (int r = 0; r < 100; ++r)
-        storage_laws::lend_all(c.storage,
+        storage_laws::lend_all(c.layers[0],
                                {h, (h + r + 1) % experts == h ? (h + r + 2) % experts : (h + r + 1) % experts},
                                [&](const moe::ExpertRef&) { ++served; });
     });
   for (std::thread& host : hosts) host.join();
   CHECK(served == 6 * 100 * 2);
+}
+
+TEST_CASE("resident experts come in the first wave, before those that must be read") {
+  CountedCache c(slots(4));
+  c.use({5});
+  std::vector<moe::ExpertNeed> needs{{1, 1, 1, 0}, {5, 1, 1, 0}, {2, 1, 1, 0}};
+  HeldWave wave;
+  moe::host_queue queue;
+  std::span<moe::ExpertNeed> rest = c.layers[0].acquire(needs, wave.get(), queue);
+  REQUIRE(wave.get().refs().size() == 1);
+  CHECK(wave.get().refs()[0].expert == 5);
+  CHECK(rest.size() == 2);
+  CHECK(c.plan.reads == 3);  // both misses were started before the hit was lent
+  wave.release();
+  rest = c.layers[0].acquire(rest, wave.get(), queue);
+  CHECK(rest.empty());
+  wave.release();
+}
+
+TEST_CASE("an expert that is lent is never given up") {
+  CountedCache c(slots(2));
+  std::vector<moe::ExpertNeed> first{{0, 1, 1, 0}}, second{{1, 1, 1, 0}, {2, 1, 1, 0}, {3, 1, 1, 0}};
+  HeldWave held, wave;
+  moe::host_queue queue;
+  CHECK(c.layers[0].acquire(first, held.get(), queue).empty());
+  std::span<moe::ExpertNeed> rest = second;
+  while (!rest.empty()) {
+    rest = c.layers[0].acquire(rest, wave.get(), queue);
+    wave.release();
+    CHECK(c.residents().count(0) == 1);
+  }
+}
+
+TEST_CASE("a new sequence begins its counts anew and keeps what is here") {
+  CountedCache c(slots(2), moe::Lfu{});
+  for (int i = 0; i < 3; ++i) c.use({0});
+  c.use({1});
+  c.cache.begin_sequence();
+  CHECK(c.residents() == Experts{0, 1});
+  c.use({1});
+  c.use({2});  // 0 was used more, but not in this sequence
+  CHECK(c.residents() == Experts{1, 2});
+}
+
+TEST_CASE("a layer with larger records cuts slots that nobody uses anew") {
+  const fixture::RandomExperts small(shape, 2, 1), large({128, 64}, 2, 1);
+  const std::size_t record = moe::round_up(large.packed<moe::bf16>().bytes(0), moe::page_alignment);
+  const moe::ExpertCache cache{{.bytes = 3 * record}};
+  const moe::Cached first{cache, small.packed<moe::bf16>()};
+  const int before = cache.slots();
+  const moe::Cached second{cache, large.packed<moe::bf16>()};
+  CHECK(before > 3);
+  CHECK(cache.slots() == 3);
+  CHECK(cache.bytes_held() == 3 * record);
+  const auto check = [](const fixture::RandomExperts& weights) {
+    return [source = weights.packed<moe::bf16>()](const moe::ExpertRef& ref) {
+      CHECK(std::memcmp(ref.bytes, fixture::record(source, ref.expert).data(), source.bytes(0)) == 0);
+    };
+  };
+  storage_laws::lend_all(first, {0, 1}, check(small));
+  storage_laws::lend_all(second, {1, 0}, check(large));
+}
+TEST_CASE("a layer with larger records than slots in use is refused, and the cache stays as it was") {
+  const fixture::RandomExperts large({128, 64}, 2, 1);
+  CountedCache c(slots(8));
+  c.use({0});
+  CHECK_THROWS_WITH_AS((moe::Cached{c.cache, large.packed<moe::bf16>()}),
+                       "moe::Cached: bytes of a record: expected at most those of the slots, which are in use, found more",
+                       moe::Error);
+  c.use({0, 1});
+  CHECK(c.statistics().hits == 1);
+}
+TEST_CASE("a call whose read failed holds nothing afterwards") {
+  CountedCache c(slots(2));
+  c.plan.fail_from = 1;
+  c.plan.fail_count = 1;
+  const auto fails = [&] { c.use({0, 1, 2}); };
+  CHECK_THROWS_WITH_AS(fails(), "expert 1: injected fault", moe::IoError);
+  c.use({3, 4});  // both slots can be had
+  CHECK(c.residents() == Experts{3, 4});
 }

@@ -23,6 +23,8 @@ struct Setup {
   moe::detail::SlotLimits limits;
   int experts = 4;
   std::vector<int> lowest = {0};  // what a call may ask for: the least precise format that serves, -1: skip if absent
+  bool keep_guesses = true;       // until their layer is called
+  bool one_by_one = true;         // a wave's pins go under one lock each
 };
 
 inline constexpr int num_threads = 2;
@@ -49,6 +51,7 @@ struct Call {
 struct State {
   SlotTable table{moe::Lru{}};
   std::array<Call, num_threads> calls;
+  std::vector<bool> expected;  // [expert] guessed, and no call since
 };
 
 /// One step, for a counterexample's text.
@@ -74,6 +77,22 @@ class Model {
   }
   std::size_t states() const { return ids_.size(); }
 
+  /// `steps` random steps instead of all: for tables too large to explore. Every state is checked as above.
+  std::string walk(int steps, std::uint64_t seed) {
+    random_ = seed;
+    State s = first();
+    const std::uint64_t served_before = served_;
+    for (int i = 0; i < steps && problem_.empty(); ++i) {
+      State next = s;
+      const Step how = random_step(next);
+      check_kept(s, next, how);
+      check(next);
+      check_statistics(next, served_ - served_before);
+      s = std::move(next);
+    }
+    return problem_;
+  }
+
  private:
   int formats() const { return static_cast<int>(setup_.limits.slots.size()); }
   static const CacheSlot* find(const State& s, int expert, int format) {
@@ -87,6 +106,7 @@ class Model {
     State s;
     s.table.cut(setup_.limits);
     s.table.add_layer(setup_.experts);
+    s.expected.assign(static_cast<std::size_t>(setup_.experts), false);
     for (int e = 0; e < setup_.experts; ++e) {
       std::array<ExpertNeed, 1> need{need_of(e, 0, 0)};
       s.table.begin_call(0, need, lowest_of);
@@ -106,6 +126,7 @@ class Model {
     const bool right = lent.phase == Phase::ready && lent.expert == need.expert && lent.pins > 0 &&
                        lent.format <= std::max(lowest_of(need), lowest_of(need) < 0 ? formats() - 1 : 0);
     if (!right) fail("a need was served by a slot that does not hold it");
+    ++served_;
     s.calls[static_cast<std::size_t>(thread)].pins.push_back(slot);
   }
   /// The body of the loop of Cached::acquire, under one lock.
@@ -141,14 +162,17 @@ class Model {
   void begin(State& s, int thread, std::vector<ExpertNeed> needs) {
     Call& call = s.calls[static_cast<std::size_t>(thread)];
     call.ticket = s.table.begin_call(0, needs, lowest_of);
+    s.expected.assign(s.expected.size(), false);
     const auto skips = [&](const ExpertNeed& need) { return s.table.skips(0, need, lowest_of(need)); };
     const auto skipped = std::erase_if(needs, skips);
     call.todo = std::move(needs);
     go_on(s, thread, skipped > 0);
   }
-  static void unpin(State& s, Call& call) {
-    s.table.unpin(call.pins.back());
-    call.pins.pop_back();
+  void unpin(State& s, Call& call) const {
+    do {
+      s.table.unpin(call.pins.back());
+      call.pins.pop_back();
+    } while (!setup_.one_by_one && !call.pins.empty());
     wake(s);
     if (!call.pins.empty()) return;
     if (call.todo.empty())
@@ -164,8 +188,9 @@ class Model {
     if (call.pins.empty()) call = {};
     wake(s);
   }
-  static void guess(State& s, const std::vector<ExpertNeed>& guesses) {
-    s.table.predict(0, guesses, true, lowest_of);
+  void guess(State& s, const std::vector<ExpertNeed>& guesses) const {
+    s.table.predict(0, guesses, setup_.keep_guesses, lowest_of);
+    for (const ExpertNeed& g : guesses) s.expected[static_cast<std::size_t>(g.expert)] = setup_.keep_guesses;
     for (const ExpertNeed& g : guesses) {
       if (!s.table.absent(0, g, lowest_of(g))) continue;
       if (s.table.claim_guess(0, g.expert, lowest_of(g)) < 0) break;
@@ -176,7 +201,7 @@ class Model {
     for (int t = 0; t < num_threads; ++t) {
       const Call& call = s.calls[static_cast<std::size_t>(t)];
       if (call.at == At::idle) for_each_wish([&](const std::vector<ExpertNeed>& wish) {
-        step(s, id, {'b', t, wish[0].expert, wish.size() > 1 ? wish[1].expert : -1}, [&](State& n) {
+        step(s, id, {'b', t, wish[0].expert, second(wish)}, [&](State& n) {
           begin(n, t, wish);
         });
       });
@@ -196,9 +221,10 @@ class Model {
     }
     for_each_wish([&](const std::vector<ExpertNeed>& wish) {
       if (std::any_of(wish.begin(), wish.end(), [](const ExpertNeed& n) { return lowest_of(n) < 0; })) return;
-      step(s, id, {'p', wish[0].expert, wish.size() > 1 ? wish[1].expert : -1}, [&](State& n) { guess(n, wish); });
+      step(s, id, {'p', wish[0].expert, second(wish)}, [&](State& n) { guess(n, wish); });
     });
   }
+  static int second(const std::vector<ExpertNeed>& wish) { return wish.size() > 1 ? wish.back().expert : -1; }
   /// One or two different experts, in every order and with every choice of formats.
   template <class Visit>
   void for_each_wish(const Visit& visit) const {
@@ -209,6 +235,56 @@ class Model {
           for (const int low_b : setup_.lowest)
             if (b != a) visit({need_of(a, low_a, 0), need_of(b, low_b, 0.5f)});
       }
+  }
+
+  int below(int n) {
+    std::uint64_t z = random_ += 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    return static_cast<int>(((z ^ (z >> 27)) >> 33) % static_cast<std::uint64_t>(n));
+  }
+  std::vector<ExpertNeed> random_wish(bool guess) {
+    std::vector<ExpertNeed> wish;
+    for (int e = 0; e < setup_.experts; ++e) {
+      const int lowest = setup_.lowest[static_cast<std::size_t>(below(static_cast<int>(setup_.lowest.size())))];
+      if (below(3) == 0 && (lowest >= 0 || !guess)) wish.push_back(need_of(e, lowest, static_cast<float>(below(4)) / 4));
+    }
+    return wish;
+  }
+  Step random_step(State& s) {
+    const int what = below(8), t = below(num_threads);
+    Call& call = s.calls[static_cast<std::size_t>(t)];
+    if (what == 0) {
+      guess(s, random_wish(true));
+      return {'p'};
+    }
+    if (what <= 4) {
+      const int slot = below(static_cast<int>(s.table.slots().size()));
+      if (s.table.slot(slot).phase != Phase::loading) return {};
+      s.table.loaded(slot, below(8) != 0, 1);
+      wake(s);
+      return {'w'};
+    }
+    if (call.at == At::idle) {
+      if (below(8) == 0) s.table.begin_sequence();
+      begin(s, t, random_wish(false));
+      return {'b', t};
+    }
+    if (call.at == At::failing || (call.at == At::computing && below(16) == 0)) {
+      abandon(s, t);
+      return {'q', t};
+    }
+    if (call.at == At::running) go_on(s, t, false);
+    if (call.at == At::computing || call.at == At::leaving) unpin(s, call);
+    return {'g', t};
+  }
+  void check_statistics(const State& s, std::uint64_t served) {
+    const moe::CacheStatistics& n = s.table.statistics();
+    if (n.hits + n.misses != served) fail("hits and misses are not the needs served");
+    if (n.prefetched != n.prefetched_used + n.prefetched_wasted + static_cast<std::uint64_t>(s.table.guesses_in_slots()))
+      fail("guesses are not those used, wasted and waiting");
+    std::uint64_t loads = 0;
+    for (const std::uint64_t of_format : n.loads_by_format) loads += of_format;
+    if (n.loads != loads || n.bytes_read > loads || n.misses + n.prefetched > loads) fail("loads are miscounted");
   }
 
   template <class Change>
@@ -315,7 +391,8 @@ class Model {
     const auto name = [&](int expert) { return static_cast<char>(age[static_cast<std::size_t>(expert)]); };
     const auto thread = [&](int t) { return swapped ? num_threads - 1 - t : t; };
     std::string out;
-    for (const int e : by_age)
+    for (const int e : by_age) {
+      out += s.expected[static_cast<std::size_t>(e)] ? 'e' : '-';
       for (int f = 0; f < formats(); ++f) {
         const CacheSlot* const slot = find(s, e, f);
         if (slot == nullptr) {
@@ -325,10 +402,12 @@ class Model {
         int owner = 0;
         for (int t = 0; t < num_threads; ++t)
           if (slot->claim == wave_of(t)) owner = 1 + thread(t);
-        out += static_cast<char>(static_cast<int>(slot->phase) | (slot->demanded ? 4 : 0) | (slot->guessed ? 8 : 0) |
-                                 (slot->streamed ? 16 : 0) | owner << 5);
+        const bool guessed_and_streamed = slot->guessed && slot->streamed;  // others only count
+        out += static_cast<char>(static_cast<int>(slot->phase) | (guessed_and_streamed ? 4 : 0) |
+                                 (slot->streamed ? 8 : 0) | owner << 4);
         out += static_cast<char>(slot->pins);
       }
+    }
     for (int t = 0; t < num_threads; ++t) {
       const Call& call = s.calls[static_cast<std::size_t>(thread(t))];
       out += static_cast<char>(call.at);
@@ -397,6 +476,7 @@ class Model {
 
   Setup setup_;
   std::string problem_;
+  std::uint64_t random_ = 0, served_ = 0;
   std::unordered_map<std::string, int> ids_;
   std::vector<std::pair<State, int>> open_;
   std::vector<std::pair<int, int>> progress_;  // steps in which nobody begins, guesses, fails or quits

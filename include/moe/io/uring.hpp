@@ -4,8 +4,9 @@
 #include <liburing.h>
 #include <sys/eventfd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -39,17 +40,25 @@ class Ring {
   bool valid() const noexcept { return valid_; }
   io_uring* get() noexcept { return &ring_; }
   int event() const noexcept { return event_.get(); }
+  /// Where the kernel puts the event's count: here, because it may do so until the ring is gone.
+  std::uint64_t* woken() noexcept { return &woken_; }
 
  private:
+  /// Reading is known, and an entry that does nothing completes.
   bool probe() noexcept {
     io_uring_probe* const known = ::io_uring_get_probe_ring(&ring_);
     if (known == nullptr) return false;
     const bool reads = ::io_uring_opcode_supported(known, IORING_OP_READ) != 0;
     ::io_uring_free_probe(known);
-    return reads;
+    ::io_uring_prep_nop(::io_uring_get_sqe(&ring_));
+    io_uring_cqe* completion = nullptr;
+    if (!reads || ::io_uring_submit(&ring_) != 1 || ::io_uring_wait_cqe(&ring_, &completion) != 0) return false;
+    ::io_uring_cqe_seen(&ring_, completion);
+    return true;
   }
   moe::detail::Descriptor<> event_;
   io_uring ring_{};
+  std::uint64_t woken_ = 0;
   bool valid_ = false;
 };
 
@@ -59,6 +68,7 @@ class RingReads {
  public:
   RingReads(const InputFile& file, Ring& ring, int depth, ReadEnd end)
       : file_(file), ring_(ring), end_(end), slots_(static_cast<std::size_t>(depth)) {
+    free_.reserve(slots_.size());
     for (Slot& slot : slots_) free_.push_back(&slot);
     worker_ = std::thread([this] { work(); });
   }
@@ -88,7 +98,6 @@ class RingReads {
  private:
   struct Slot {
     RecordRead read;
-    std::size_t have = 0;
   };
 
   void wake() const noexcept {
@@ -98,10 +107,16 @@ class RingReads {
   /// All use of the ring is on this thread: the kernel cancels what a thread has submitted when that thread ends.
   void work() {
     listen();
-    while (submit()) {
+    while (start_waiting()) {
       io_uring_cqe* completion = nullptr;
-      const int error = ::io_uring_wait_cqe(ring_.get(), &completion);
-      if (error != 0) continue;  // EINTR; nothing else is promised to be lasting
+      // A ring that stopped working is only looked at: what the kernel still has of it will complete.
+      if (refused_) std::this_thread::sleep_for(std::chrono::microseconds(100));
+      const int error =
+          refused_ ? ::io_uring_peek_cqe(ring_.get(), &completion) : ::io_uring_wait_cqe(ring_.get(), &completion);
+      if (error != 0) {
+        refused_ = refused_ || error != -EINTR;
+        continue;
+      }
       auto* const slot = static_cast<Slot*>(::io_uring_cqe_get_data(completion));
       const int result = completion->res;
       ::io_uring_cqe_seen(ring_.get(), completion);
@@ -109,52 +124,94 @@ class RingReads {
     }
   }
   void listen() {
+    if (refused_) return;
     io_uring_sqe* const entry = ::io_uring_get_sqe(ring_.get());
-    ::io_uring_prep_read(entry, ring_.event(), &woken_, sizeof woken_, 0);
+    ::io_uring_prep_read(entry, ring_.event(), ring_.woken(), sizeof *ring_.woken(), 0);
     ::io_uring_sqe_set_data(entry, nullptr);
+    submit();
   }
-  /// Hands waiting reads over. False when there is nothing left and nothing will come.
-  bool submit() {
-    bool idle = false;
-    {
-      const std::lock_guard lock(mutex_);
-      while (!free_.empty() && !waiting_.empty()) {
-        Slot& slot = *free_.back();
-        free_.pop_back();
-        slot = {waiting_.pop(), 0};
-        ask(slot);
-      }
-      idle = stop_ && waiting_.empty() && free_.size() == slots_.size();
+  /// Takes waiting reads as long as there is a slot. False when there is nothing left and nothing will come.
+  bool start_waiting() {
+    std::unique_lock lock(mutex_);
+    while (!free_.empty() && !waiting_.empty()) {
+      Slot& slot = *free_.back();
+      free_.pop_back();
+      slot.read = waiting_.pop();
+      lock.unlock();
+      if (!ask(slot)) ended(slot, 0);
+      lock.lock();
     }
-    ::io_uring_submit(ring_.get());
-    return !idle;
+    return !stop_ || !waiting_.empty() || free_.size() < slots_.size();
   }
-  void ask(Slot& slot) {
+  /// False if the kernel does not take the read.
+  bool ask(Slot& slot) {
+    if (refused_) return false;
+    constexpr std::size_t most = std::size_t{1} << 30;
+    const RecordRead& read = slot.read;
     io_uring_sqe* const entry = ::io_uring_get_sqe(ring_.get());
-    ::io_uring_prep_read(entry, file_.descriptor(), slot.read.to, static_cast<unsigned>(slot.read.bytes),
-                         slot.read.offset);
+    ::io_uring_prep_read(entry, file_.descriptor(), read.to, static_cast<unsigned>(std::min(read.bytes, most)),
+                         read.offset);
     ::io_uring_sqe_set_data(entry, &slot);
+    return submit();
+  }
+  /// One entry at a time, so that it is known which one was refused; nothing is submitted after that.
+  bool submit() {
+    for (int i = 0; i < moe::detail::most_idle_steps; ++i) {
+      const int submitted = ::io_uring_submit(ring_.get());
+      if (submitted > 0) return true;
+      if (submitted != -EAGAIN && submitted != -EBUSY && submitted != -EINTR) break;
+      std::this_thread::yield();
+    }
+    refused_ = true;
+    return false;
   }
   /// What io_uring did not read, after a fault or a short read, is tried once more in the plain way, with its errors.
   void ended(Slot& slot, int result) {
     const RecordRead read = slot.read;
     free_.push_back(&slot);
-    if (result == static_cast<int>(read.bytes)) return end_.finish(end_.owner, read, nullptr);
-    const std::size_t have = result > 0 ? static_cast<std::size_t>(result) : 0;
-    finish_plainly(file_, end_, read, have);
+    if (result > 0 && static_cast<std::size_t>(result) == read.bytes) return end_.finish(end_.owner, read, nullptr);
+    moe::detail::read_and_finish(file_, end_, read, result > 0 ? static_cast<std::size_t>(result) : 0);
   }
 
   const InputFile& file_;
   Ring& ring_;
   ReadEnd end_;
-  std::uint64_t woken_ = 0;
   std::vector<Slot> slots_;
-  std::vector<Slot*> free_;
-  moe::detail::UrgencyQueue<RecordRead> waiting_;
+  std::vector<Slot*> free_;  // of the worker
+  bool refused_ = false;     // of the worker: the kernel takes no more entries
+  moe::detail::UrgencyQueue<RecordRead> waiting_{1024};
   bool stop_ = false;
   std::mutex mutex_;
   std::thread worker_;
 };
 
 }  // namespace detail
+
+/// A reader of `File` that has up to `readers` reads with the kernel and one thread for their ends. Where io_uring is
+/// missing or refused (old kernels, containers, seccomp) it is a `ThreadReader` with as many threads; reads that
+/// io_uring does not complete are finished in the plain way.
+class UringReader {
+ public:
+  using system = PosixSystem;
+
+  UringReader(const InputFile& file, int readers, ReadEnd end) : ring_(static_cast<unsigned>(readers) + 1) {
+    if (ring_.valid())
+      reads_.emplace(file, ring_, readers, end);
+    else
+      threads_.emplace(file, readers, end);
+  }
+
+  /// False: reads run on threads.
+  bool uring() const noexcept { return reads_.has_value(); }
+  void push(const RecordRead& read, Urgency urgency) const {
+    reads_ ? reads_->push(read, urgency) : threads_->push(read, urgency);
+  }
+  void hurry(const void* who) const noexcept { reads_ ? reads_->hurry(who) : threads_->hurry(who); }
+
+ private:
+  detail::Ring ring_;
+  mutable std::optional<detail::RingReads> reads_;
+  std::optional<ThreadReader<>> threads_;
+};
+
 }  // namespace moe::io

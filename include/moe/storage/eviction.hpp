@@ -105,8 +105,9 @@ struct MissCost {
 
   double keep_score(const CacheEntry& entry, const CacheClock& clock) const noexcept {
     const double tokens = clock.token > 0 ? static_cast<double>(clock.token) : 1;
-    const double cost =
-        static_cast<double>(entry.high_uses) + low_cost * static_cast<double>(entry.uses - entry.high_uses);
+    // A sequence may begin between a use and its serving: then there are more of the latter.
+    const std::uint64_t low_uses = entry.uses > entry.high_uses ? entry.uses - entry.high_uses : 0;
+    const double cost = static_cast<double>(entry.high_uses) + low_cost * static_cast<double>(low_uses);
     const bool in_last_pass = entry.last_token != 0 && entry.last_token + 1 >= clock.token;
     constexpr double tie_break = 1e-9;
     return cost / tokens + (in_last_pass ? 1 : 0) + tie_break / (layers_ahead(entry, clock) + 0.1);

@@ -128,7 +128,8 @@ class BasicInputFile {
     if (!fd_.valid()) fd_ = open(0);
     if (!fd_.valid()) raise(IoError(path_, "cannot be opened", "a readable file", std::strerror(errno)));
     struct stat status {};
-    if (system_.status(fd_.get(), status) != 0) raise(IoError(path_, "no status", "a file", std::strerror(errno)));
+    if (detail::uninterrupted([&] { return system_.status(fd_.get(), status); }) != 0)
+      raise(IoError(path_, "no status", "a file", std::strerror(errno)));
     if (!S_ISREG(status.st_mode)) raise(IoError(path_, "kind of file", "a regular file", "something else"));
     size_ = static_cast<std::uint64_t>(status.st_size);
   }

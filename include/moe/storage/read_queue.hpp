@@ -54,6 +54,26 @@ class JobRing {
   std::size_t first_ = 0, size_ = 0;
 };
 
+/// Jobs that somebody waits for, then the others; within each, in the order they were pushed.
+template <class Job>
+class UrgencyQueue {
+ public:
+  explicit UrgencyQueue(std::size_t capacity) : rings_{JobRing<Job>(capacity), JobRing<Job>(capacity)} {}
+  bool empty() const noexcept { return rings_[0].empty() && rings_[1].empty(); }
+  void push(const Job& job, Urgency urgency) { ring(urgency).push(job); }
+  Job pop() noexcept { return rings_[rings_[0].empty() ? 1 : 0].pop(); }
+  /// The first job of Urgency::later that `wanted` accepts is waited for from now on.
+  template <class Wanted>
+  void hurry(const Wanted& wanted) {
+    Job job;
+    if (ring(Urgency::later).take(wanted, job)) ring(Urgency::now).push(job);
+  }
+
+ private:
+  JobRing<Job>& ring(Urgency urgency) noexcept { return rings_[static_cast<std::size_t>(urgency)]; }
+  std::array<JobRing<Job>, 2> rings_;  // by urgency
+};
+
 }  // namespace detail
 
 /// Jobs that somebody waits for go before guesses; within each, in the order they were pushed. Destruction finishes
@@ -61,7 +81,7 @@ class JobRing {
 template <class Job>
 class ReadQueue {
  public:
-  explicit ReadQueue(int threads, std::size_t capacity = 1024) : waiting_{Ring(capacity), Ring(capacity)} {
+  explicit ReadQueue(int threads, std::size_t capacity = 1024) : waiting_(capacity) {
     for (int i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
   }
   ReadQueue(const ReadQueue&) = delete;
@@ -78,7 +98,7 @@ class ReadQueue {
   void push(const Job& job, Urgency urgency = Urgency::now) {
     {
       const std::lock_guard lock(mutex_);
-      ring(urgency).push(job);
+      waiting_.push(job, urgency);
     }
     pushed_.notify_one();
   }
@@ -87,28 +107,23 @@ class ReadQueue {
   template <class Wanted>
   void hurry(const Wanted& wanted) {
     const std::lock_guard lock(mutex_);
-    Job job;
-    if (ring(Urgency::later).take(wanted, job)) ring(Urgency::now).push(job);
+    waiting_.hurry(wanted);
   }
 
  private:
-  using Ring = detail::JobRing<Job>;
-  Ring& ring(Urgency urgency) noexcept { return waiting_[static_cast<std::size_t>(urgency)]; }
-  bool idle() const noexcept { return waiting_[0].empty() && waiting_[1].empty(); }
-
   void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      pushed_.wait(lock, [&] { return stop_ || !idle(); });
-      if (idle()) return;
-      const Job job = waiting_[waiting_[0].empty() ? 1 : 0].pop();
+      pushed_.wait(lock, [&] { return stop_ || !waiting_.empty(); });
+      if (waiting_.empty()) return;
+      const Job job = waiting_.pop();
       lock.unlock();
       job();
       lock.lock();
     }
   }
 
-  std::array<Ring, 2> waiting_;  // by urgency
+  detail::UrgencyQueue<Job> waiting_;
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable pushed_;

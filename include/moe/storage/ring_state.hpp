@@ -144,8 +144,8 @@ struct RingState {
   }
   /// The layer ended without a need; what is being read for nobody is handed on when it is there.
   void pass(int l) {
+    start();
     std::unique_lock lock(mutex);
-    cut();
     if (RingSection* section = at(l).section; section != nullptr && section->users == 0) end(*section);
     RingSection* loads = plan();
     lock.unlock();

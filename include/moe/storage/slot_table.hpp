@@ -79,6 +79,7 @@ class SlotTable {
       entry.expert = e;
       entries_.push_back(entry);
       wanted_.push_back(0);
+      plan_position_.push_back(0);
       predicted_.push_back(0);
     }
     places_.resize(entries_.size() * limits_.slots.size(), -1);
@@ -157,10 +158,10 @@ class SlotTable {
       ++statistics_.prefetched_used;
       guesses_in_slots_ -= 1;
     }
-    if (slot.claim == wave) slot.claim = nullptr;
     slot.demanded = slot.demanded && !miss;
     slot.guessed = false;
     ++slot.pins;
+    drop_claims_on(layer, need.expert, wave);
     CacheEntry& entry = entries_[index(layer, need.expert)];
     if (slot.format == 0) ++entry.high_uses;
     entry.planned = false;
@@ -180,6 +181,7 @@ class SlotTable {
   }
   /// Takes a slot for a need that is neither here nor coming; -1 if it has to wait for room.
   int claim(int layer, const ExpertNeed& need, int lowest, const void* wave, std::uint64_t ticket) noexcept {
+    if (place(layer, need.expert, lowest) >= 0) return -1;  // another wave has yet to see that its read failed
     const Taken taken = room(layer, lowest, ticket);
     if (taken.slot < 0) return -1;
     begin_load(taken, layer, need.expert);
@@ -212,17 +214,15 @@ class SlotTable {
     return s >= 0 && slot(s).claim == wave ? s : -1;
   }
   void drop_claims(const void* wave) noexcept {
-    for (CacheSlot& slot : slots_) {
-      if (slot.claim != wave) continue;
-      slot.claim = nullptr;
-      if (slot.phase == Phase::failed || (slot.phase == Phase::ready && slot.streamed && slot.pins == 0)) empty(slot);
-    }
+    for (CacheSlot& slot : slots_) drop_claim(slot, wave);
   }
   /// The layer goes: nothing of it is loaded or planned any more.
   void remove_layer(int layer) noexcept {
     for (CacheSlot& slot : slots_)
       if (slot.layer == layer) empty(slot);
     std::erase_if(plan_, [layer](const auto& use) { return use.first == layer; });
+    for (std::size_t i = 0; i < plan_.size(); ++i)
+      plan_position_[index(plan_[i].first, plan_[i].second)] = static_cast<int>(i);
     layers_[static_cast<std::size_t>(layer)].experts = 0;
   }
 
@@ -242,9 +242,10 @@ class SlotTable {
     }
     return missing;
   }
+  /// No slot is taken for a copy that serves; the slot of a failed one is until its wave has seen the failure.
   bool absent(int layer, const ExpertNeed& need, int lowest) const noexcept {
-    return lowest >= 0 && copy(layer, need.expert, lowest, Phase::ready) < 0 &&
-           copy(layer, need.expert, lowest, Phase::loading) < 0;
+    const int* const places = places_of(layer, need.expert);
+    return lowest >= 0 && std::all_of(places, places + lowest + 1, [](int place) { return place < 0; });
   }
   /// A slot for a guess: gives up neither what is in use or wanted, nor what is guessed for a layer that is still to
   /// come. -1: none.
@@ -258,8 +259,11 @@ class SlotTable {
   /// What a pass through the layers will use, in the order of use; replaces the plan before.
   void plan(std::span<const std::pair<int, ExpertId>> uses) {
     for (const auto& [layer, expert] : plan_) entries_[index(layer, expert)].planned = false;
-    plan_.assign(uses.begin(), uses.end());
-    for (const auto& [layer, expert] : plan_) {
+    plan_.clear();
+    for (const auto& [layer, expert] : uses) {
+      if (entries_[index(layer, expert)].planned) continue;  // twice in this plan
+      plan_position_[index(layer, expert)] = static_cast<int>(plan_.size());
+      plan_.emplace_back(layer, expert);
       layers_[static_cast<std::size_t>(layer)].predicted = true;
       predicted_[index(layer, expert)] |= newest_guess;
       entries_[index(layer, expert)].planned = true;
@@ -267,16 +271,18 @@ class SlotTable {
   }
   bool has_plan() const noexcept { return !plan_.empty(); }
   /// Takes a slot for the next planned record that is neither here nor coming, in the order of use and no further than
-  /// the slots reach; gives up only what is not planned. -1: nothing to load or no room.
+  /// the slots reach; gives up only what is not planned, or planned beyond that reach. -1: nothing to load or no room.
   int claim_planned() noexcept {
-    int reach = keepable(0);
-    for (const auto& [layer, expert] : plan_) {
-      if (!entries_[index(layer, expert)].planned) continue;
-      if (reach-- <= 0) return -1;
-      if (!absent(layer, {expert, 1, 0, 0}, 0)) continue;
-      const Taken taken = room_for_guess(
-          layer, 0, [&](const CacheSlot& slot) { return !entries_[index(slot.layer, slot.expert)].planned; });
-      return begin_guess(taken, layer, expert);
+    const int end = plan_reach();
+    const auto may_go = [&](const CacheSlot& slot) {
+      const std::size_t e = index(slot.layer, slot.expert);
+      return !entries_[e].planned || plan_position_[e] >= end;
+    };
+    for (int i = 0; i < end; ++i) {
+      const auto& [layer, expert] = plan_[static_cast<std::size_t>(i)];
+      if (!entries_[index(layer, expert)].planned || !absent(layer, {expert, 1, 0, 0}, 0)) continue;
+      const int s = begin_guess(room_for_guess(layer, 0, may_go), layer, expert);
+      if (s >= 0 || limits_.slots_by_layer.empty()) return s;  // else another layer may have room
     }
     return -1;
   }
@@ -301,9 +307,13 @@ class SlotTable {
   int& place(int layer, ExpertId e, int format) noexcept {
     return places_[index(layer, e) * limits_.slots.size() + static_cast<std::size_t>(format)];
   }
+  /// [formats] slots, or -1.
+  const int* places_of(int layer, ExpertId e) const noexcept {
+    return places_.data() + index(layer, e) * limits_.slots.size();
+  }
   /// The most precise copy in `phase`, no less precise than `lowest`.
   int copy(int layer, ExpertId e, int lowest, Phase phase) const noexcept {
-    const int* const places = places_.data() + index(layer, e) * limits_.slots.size();
+    const int* const places = places_of(layer, e);
     for (int f = 0; f <= lowest; ++f)
       if (places[f] >= 0 && slot(places[f]).phase == phase) return places[f];
     return -1;
@@ -341,6 +351,15 @@ class SlotTable {
       score = keep;
     }
     return lowest;
+  }
+  /// As many uses of the plan as there are slots are still to come before this one.
+  int plan_reach() const noexcept {
+    int left = keepable(0), i = 0;
+    for (; i < static_cast<int>(plan_.size()); ++i) {
+      const auto& [layer, expert] = plan_[static_cast<std::size_t>(i)];
+      if (entries_[index(layer, expert)].planned && left-- == 0) break;
+    }
+    return i;
   }
   static bool idle(const CacheSlot& slot) noexcept {
     return slot.phase == Phase::ready && slot.pins == 0 && slot.claim == nullptr;
@@ -383,6 +402,16 @@ class SlotTable {
 
   // ---- changes of a slot
 
+  void drop_claim(CacheSlot& slot, const void* wave) noexcept {
+    if (slot.phase == Phase::empty || slot.claim != wave) return;
+    slot.claim = nullptr;
+    if (slot.phase == Phase::failed || (slot.phase == Phase::ready && slot.streamed && slot.pins == 0)) empty(slot);
+  }
+  /// A wave that was served may have claimed another copy, which was on its way.
+  void drop_claims_on(int layer, ExpertId e, const void* wave) noexcept {
+    for (int f = 0; f < formats(); ++f)
+      if (const int s = place(layer, e, f); s >= 0) drop_claim(slots_[static_cast<std::size_t>(s)], wave);
+  }
   void empty(CacheSlot& slot) noexcept {
     if (slot.phase == Phase::empty) return;
     const auto format = static_cast<std::size_t>(slot.format);
@@ -453,6 +482,7 @@ class SlotTable {
   std::vector<unsigned> predicted_;  // [entry] bits
   std::vector<int> places_;          // [entry][format] slot, or -1
   std::vector<std::pair<int, ExpertId>> plan_;
+  std::vector<int> plan_position_;   // [entry] where the plan names it
   std::uint64_t use_ = 0, token_ = 0;
   int last_layer_ = -1;
   int guesses_in_slots_ = 0;

@@ -28,6 +28,23 @@ struct ReadEnd {
   const void* owner = nullptr;
 };
 
+namespace detail {
+/// Reads what is missing of a record, of which the first `have` bytes are there, and tells the owner.
+template <class System>
+void read_and_finish(const BasicInputFile<System>& file, const ReadEnd& end, const RecordRead& read,
+                     std::size_t have = 0) noexcept {
+  struct Ended {
+    const ReadEnd& end;
+    const RecordRead& read;
+    static void done(void* who, const Error* error) noexcept {
+      const auto& self = *static_cast<const Ended*>(who);
+      self.end.finish(self.end.owner, self.read, error);
+    }
+  } ended{end, read};
+  answer_with([&] { file.read(read.offset, {read.to, read.bytes}, have); }, &Ended::done, &ended);
+}
+}  // namespace detail
+
 /// Decides how the reads of an open file run. Another reader has the same members (io/uring.hpp). Destruction finishes
 /// what was pushed; the file must outlive it.
 template <class System = PosixSystem>
@@ -49,14 +66,7 @@ class ThreadReader {
   struct Job {
     const ThreadReader* reader = nullptr;
     RecordRead read;
-    void operator()() const {
-      Job self = *this;
-      answer_with([&] { reader->file_.read(read.offset, {read.to, read.bytes}); }, &Job::ended, &self);
-    }
-    static void ended(void* job, const Error* error) noexcept {
-      const Job& self = *static_cast<const Job*>(job);
-      self.reader->end_.finish(self.reader->end_.owner, self.read, error);
-    }
+    void operator()() const { detail::read_and_finish(reader->file_, reader->end_, read); }
   };
 
   const BasicInputFile<System>& file_;
