@@ -160,9 +160,9 @@ void bring(Pool& pool, Id id, const Moment& moment, const Score& score, Counts& 
   }
   std::vector<std::pair<std::pair<double, int>, Id>> candidates;
   for (const Id& held : pool.held) {
-    const bool asked = held.first == moment.record.layer &&
-                       std::any_of(moment.record.picks.begin(), moment.record.picks.end(),
-                                   [&](const Pick& p) { return p.expert == held.second; });
+    const bool asked =
+        held.first == moment.record.layer && std::any_of(moment.record.picks.begin(), moment.record.picks.end(),
+                                                         [&](const Pick& p) { return p.expert == held.second; });
     if (!asked) candidates.push_back({{score(moment, held), moment.last_use(held)}, held});
   }
   if (candidates.empty()) {

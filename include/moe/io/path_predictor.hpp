@@ -29,8 +29,9 @@ inline int dimension_of(const TensorSet& set, std::string_view name, std::size_t
 }  // namespace detail
 
 /// Tensors `decays` [R], `embedding` [V,d], `enter.weight` [h,W + R,d], `enter.bias` [h], `leave.weight`
-/// [layers,experts,h] and `leave.bias` [layers,experts], each in F32, BF16 or F16; W follows. Throws `IoError` that names the file and the tensor when
-/// one is missing or does not fit the others, and Error for numbers that are not finite and decays outside [0, 1).
+/// [layers,experts,h] and `leave.bias` [layers,experts], each in F32, BF16 or F16; W follows. Throws `IoError` that
+/// names the file and the tensor when one is missing or does not fit the others, and Error for numbers that are not
+/// finite and decays outside [0, 1).
 inline PathPredictor read_path_predictor(const std::filesystem::path& file) {
   const TensorSet set(file);
   const auto size = [&](std::string_view name, std::size_t rank, std::size_t dimension) {

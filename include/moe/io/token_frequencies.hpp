@@ -28,8 +28,8 @@ inline void write_token_frequencies(const std::filesystem::path& file, const Tok
   write_safetensors(file, tensors);
 }
 
-/// Reads it into a table of this shape, with this prior. Throws `IoError` that names the file and the tensor where one is
-/// missing or has another type or shape, and Error for more ids than rows, ids outside the vocabulary or twice.
+/// Reads it into a table of this shape, with this prior. Throws `IoError` that names the file and the tensor where one
+/// is missing or has another type or shape, and Error for more ids than rows, ids outside the vocabulary or twice.
 inline TokenFrequencies read_token_frequencies(const std::filesystem::path& file, TokenFrequenciesShape shape,
                                                float prior = 2) {
   TokenFrequencies table(shape, prior);

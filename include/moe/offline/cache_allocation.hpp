@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -23,20 +24,24 @@ inline double expected_loads(int experts, int picks, int slots, double beta) noe
 }
 
 /// Slots for each layer that minimise the sum of `costs[layer][slots]`, with at most `total` slots in all, at least
-/// `least` and at most `costs[layer].size() - 1` in every layer. Of equal plans, that which gives the last layers
-/// least. Throws Error if `total` is not enough for `least` everywhere. O(L * total * most slots of a layer).
+/// `least` and at most `costs[layer].size() - 1` in every layer. Of equal plans the evenest: costs
+/// may be linear (they are without prefetch), and then their sum would as well give all slots to a few layers. Throws
+/// Error if `total` is not enough for `least` everywhere. O(L * total * most slots of a layer).
 inline std::vector<int> allocate_slots(std::span<const std::vector<double>> costs, int total, int least = 0) {
   constexpr const char* where = "moe::allocate_slots";
   if (least < 0) raise(Error(where, "least slots of a layer", "at least 0", std::to_string(least)));
   std::int64_t room = 0;
+  double highest = 0;
   for (const std::vector<double>& layer : costs) {
     if (layer.size() <= static_cast<std::size_t>(least))
       raise(Error(where, "costs of a layer", concat("more than ", least), std::to_string(layer.size())));
     room += static_cast<std::int64_t>(layer.size()) - 1;
+    for (const double cost : layer) highest = std::max(highest, std::fabs(cost));
   }
   const auto needed = static_cast<std::int64_t>(costs.size()) * least;
   if (total < needed) raise(Error(where, "slots", concat("at least ", needed), std::to_string(total)));
   const auto budget = static_cast<std::size_t>(std::min<std::int64_t>(total, room));
+  const double unevenness = 1e-12 * highest;  // above the rounding of sums, below all that matters
   constexpr double impossible = std::numeric_limits<double>::infinity();
   std::vector<double> best(budget + 1, 0.0);  // of the layers before, with at most so many slots
   std::vector<std::vector<int>> taken(costs.size(), std::vector<int>(budget + 1, 0));
@@ -44,7 +49,7 @@ inline std::vector<int> allocate_slots(std::span<const std::vector<double>> cost
     std::vector<double> with(budget + 1, impossible);
     for (std::size_t all = 0; all <= budget; ++all)
       for (std::size_t own = static_cast<std::size_t>(least); own < costs[l].size() && own <= all; ++own) {
-        const double cost = best[all - own] + costs[l][own];
+        const double cost = best[all - own] + costs[l][own] + unevenness * static_cast<double>(own * own);
         if (!(cost < with[all])) continue;
         with[all] = cost;
         taken[l][all] = static_cast<int>(own);
@@ -105,6 +110,25 @@ inline std::vector<int> allocate_cache(const RoutingTrace& trace, const std::vec
       costs[l].push_back(cost);
     }
   return allocate_slots(costs, slots, least);
+}
+
+/// What LRU loads in each layer of a trace after the gate, for every number of slots from 0 to all experts: costs for
+/// `allocate_slots` that know the trace's reuse, of which the paper's uniform residency knows nothing.
+/// O(picks * experts^2) at worst.
+inline std::vector<std::vector<double>> lru_load_curves(const RoutingTrace& trace,
+                                                        const std::vector<double>& gate = {}) {
+  std::vector<RoutingTrace> layers(static_cast<std::size_t>(trace.layers()), RoutingTrace(1, trace.experts()));
+  for (const TraceRecord& r : trace.records()) {
+    const Row<const Slot> kept = trace.picks(r).first(detail::kept_by_gate(trace, r, gate));
+    layers[static_cast<std::size_t>(r.layer)].add(r.sequence, r.token, 0, kept);
+  }
+  std::vector<std::vector<double>> curves;
+  for (const RoutingTrace& layer : layers) {
+    curves.emplace_back();
+    for (int slots = 0; slots <= trace.experts(); ++slots)
+      curves.back().push_back(static_cast<double>(replay(layer, {CacheScope::global, slots}, Lru{}).loads));
+  }
+  return curves;
 }
 
 }  // namespace moe
