@@ -101,8 +101,9 @@ TEST_CASE("sizes and ids that there are not are refused") {
         "moe::TokenFrequencies::observe: layer: expected 0 to 1, found 2");
   CHECK(message_of([&] { observe(table, 0, 4, {0}); }) ==
         "moe::TokenFrequencies::observe: token id: expected 0 to 3, found 4");
-  CHECK(message_of([&] { table.restore({1, 2}, {}, {}); }) ==
-        "moe::TokenFrequencies::restore: rows in use: expected at most 1, found 2");
+  CHECK(message_of([&] {
+          table.restore({1, 2}, {}, {});
+        }) == "moe::TokenFrequencies::restore: rows in use: expected at most 1, found 2");
   CHECK(message_of([&] { table.restore({1}, std::vector<std::uint16_t>(6), std::vector<std::uint64_t>(5)); }) ==
         "moe::TokenFrequencies::restore: totals: expected 6, found 5");
 }

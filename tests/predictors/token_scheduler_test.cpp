@@ -166,12 +166,22 @@ TEST_CASE("with a cache that holds all that is used, nothing is loaded and the o
   CHECK(s.order == in_order(10));
 }
 
-TEST_CASE("the length term puts sequences of one length together where paths do not say") {
-  RoutingPaths paths(4, 1, 8);
-  for (int t = 0; t < 4; ++t) paths.set(t, 0, t == 0 || t == 3 ? 0 : 1);
-  const std::vector<int> lengths = {10, 10, 200, 200};
-  CHECK(TokenScheduler{.restarts = 4}(paths, lengths).order == std::vector<int>{0, 3, 1, 2});
-  CHECK(TokenScheduler{.restarts = 4, .length_weight = 1.5}(paths, lengths).order == std::vector<int>{0, 1, 2, 3});
+TEST_CASE("where paths do not say, the length term puts sequences of like length together") {
+  // Each token shares one of two experts with two others, none with the third: 8 loads in order, 6 in both other
+  // splits.
+  RoutingPaths paths(4, 1, 4);
+  const int uses[4][2] = {{0, 1}, {2, 3}, {0, 2}, {1, 3}};
+  for (int t = 0; t < 4; ++t)
+    for (const int e : uses[t]) paths.set(t, 0, e);
+  const auto order = [&](std::vector<int> lengths) {
+    const TokenSchedule s = TokenScheduler{.restarts = 8, .length_weight = 1.5}(paths, lengths);
+    CHECK(s.cost_before == 8);
+    CHECK(s.cost == 6);
+    return s.order;
+  };
+  CHECK(order({10, 200, 200, 10}) == std::vector<int>{0, 3, 1, 2});
+  CHECK(order({10, 200, 10, 200}) == std::vector<int>{0, 2, 1, 3});
+  CHECK(order({10, 10, 200, 200}) != std::vector<int>{0, 1, 2, 3});  // but never at the price of loads
 }
 
 TEST_CASE("rows that are scheduled, computed and put back are those of the plain layer, bit by bit") {
@@ -188,7 +198,8 @@ TEST_CASE("rows that are scheduled, computed and put back are those of the plain
   moe::gather_rows(std::span<const int>(schedule.order), p.x_view(), view(x, p.setup.hidden));
   moe::Workspace ws(layer.workspace(8));
   for (const int half : {0, 8})
-    layer.forward(view(std::as_const(x), p.setup.hidden).slice(half, 8), view(moved, p.setup.hidden).slice(half, 8), ws);
+    layer.forward(view(std::as_const(x), p.setup.hidden).slice(half, 8), view(moved, p.setup.hidden).slice(half, 8),
+                  ws);
   moe::gather_rows(std::span<const int>(schedule.inverse), view(std::as_const(moved), p.setup.hidden),
                    view(back, p.setup.hidden));
   CHECK(bits(back) == bits(y));
@@ -213,15 +224,13 @@ TEST_CASE("what does not fit is refused with what was expected") {
   const std::vector<int> lengths = {1, 2, 3};
   CHECK(message_of([&] { TokenScheduler{}(three); }) ==
         "moe::TokenScheduler: tokens: expected an even number, found 3");
-  CHECK(message_of([&] { TokenScheduler{}(four, lengths); }) ==
-        "moe::TokenScheduler: lengths: expected 4, found 3");
+  CHECK(message_of([&] { TokenScheduler{}(four, lengths); }) == "moe::TokenScheduler: lengths: expected 4, found 3");
   CHECK(message_of([&] { TokenScheduler{.restarts = 0}(four); }) ==
         "moe::TokenScheduler: restarts: expected at least 1, found 0");
   CHECK(message_of([&] { TokenScheduler{.cached_slots = -1}(four); }) ==
         "moe::TokenScheduler: cached_slots: expected 0 or more, found -1");
   const std::vector<int> order = {0, 2};
   std::vector<float> from(4), to(4);
-  CHECK(message_of([&] {
-          moe::gather_rows(std::span<const int>(order), view(std::as_const(from), 2), view(to, 2));
-        }) == "moe::gather_rows: row: expected 0 to 1, found 2");
+  CHECK(message_of([&] { moe::gather_rows(std::span<const int>(order), view(std::as_const(from), 2), view(to, 2)); }) ==
+        "moe::gather_rows: row: expected 0 to 1, found 2");
 }

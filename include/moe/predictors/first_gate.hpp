@@ -7,15 +7,14 @@
 
 #include <moe/error.hpp>
 #include <moe/gate.hpp>
-#include <moe/math.hpp>
 
 namespace moe {
 
-/// AdapMoE's predictive gate (Zhong et al. 2024, the first layers' prefetch): no earlier layer's input can be shown to the
-/// gate of layer 0, so a gate of its own is shown the last layer's output of the token before, and guesses while the
-/// engine still samples. Feed it what the head of the model sees (after the final norm), in training as in use;
-/// LinearGateTrainer of train/linear_gate.hpp learns `weight` and `bias` from pairs (output for token t, choices of layer
-/// 0 for token t + 1).
+/// AdapMoE's predictive gate (Zhong et al. 2024, the first layers' prefetch): no earlier layer's input can be shown to
+/// the gate of layer 0, so a gate of its own is shown the last layer's output of the token before, and guesses while
+/// the engine still samples. Feed it what the head of the model sees (after the final norm), in training as in use;
+/// LinearGateTrainer of train/linear_gate.hpp learns `weight` and `bias` from pairs (output for token t, choices of
+/// layer 0 for token t + 1).
 class FirstLayerGate {
  public:
   /// Throws Error unless `weight` is [experts, hidden] and `bias` [experts], with sizes of at least 1.
@@ -36,16 +35,15 @@ class FirstLayerGate {
 
   /// Guesses for the sequences whose newest outputs are the rows of `last` [S,H]: give the result to
   /// layers[0].prefetch as Call::logits, with `last` as x. Valid until the next guess. Throws Error for other columns.
-  /// O(S E H); allocates when S grows.
-  View<const float> guess(View<const float> last) {
+  /// The executor multiplies: O(S E H); allocates when S grows.
+  template <class Executor>
+  View<const float> guess(const Executor& executor, View<const float> last) {
     require_equal("moe::FirstLayerGate::guess", "columns of the outputs", hidden_, last.cols);
     const auto needed = static_cast<std::size_t>(last.rows) * static_cast<std::size_t>(experts_);
     if (logits_.size() < needed) logits_.resize(needed);
     const View<float> out(logits_.data(), last.rows, experts_);
-    for (int s = 0; s < last.rows; ++s)
-      for (int e = 0; e < experts_; ++e)
-        out.row(s)[e] = bias_[static_cast<std::size_t>(e)] +
-                        dot(View<const float>(weight_.data(), experts_, hidden_).row(e), last.row(s));
+    Frame<> none;
+    linear().logits(executor, none, last, out);
     return out;
   }
 

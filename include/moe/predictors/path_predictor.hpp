@@ -1,6 +1,7 @@
 // PathPredictor: a small network that guesses the experts of all layers from token ids, before the first layer runs.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -16,33 +17,36 @@
 
 namespace moe {
 
-/// What a PathPredictor computes with; matrices are row-major. V token ids, d `width`, h `hidden`, W `window`, R decays.
+/// What a PathPredictor computes with; matrices are row-major. V token ids, d `width`, h `hidden`, W `window`, R
+/// decays.
 struct PathPredictorWeights {
   int vocabulary = 0, width = 0, window = 0, hidden = 0, layers = 0, experts = 0;
-  std::vector<float> decays;      // [R], each in [0, 1); R may be 0
-  std::vector<float> embedding;   // [V,d]
-  std::vector<float> enter;       // [h,(W + R) d]
-  std::vector<float> enter_bias;  // [h]
-  std::vector<float> leave;       // [layers experts,h]
-  std::vector<float> leave_bias;  // [layers experts]
+  std::vector<float> decays = {};      // [R], each in [0, 1); R may be 0
+  std::vector<float> embedding = {};   // [V,d]
+  std::vector<float> enter = {};       // [h,(W + R) d]
+  std::vector<float> enter_bias = {};  // [h]
+  std::vector<float> leave = {};       // [layers experts,h]
+  std::vector<float> leave_bias = {};  // [layers experts]
 };
 
-/// What a PathPredictor remembers of one sequence, and memory that it works in: 4 ((W + R) d + h) bytes.
+/// What a PathPredictor remembers of one sequence, and memory that it works in: 4 ((W + R) d + h) bytes for each of up
+/// to 32 tokens that come at once, and 4 (W + R) d.
 struct PathPredictorState {
-  std::vector<float> inputs, hidden;  // [(W + R) d], [h]
+  std::vector<float> inputs;                          // [(W + R) d] after the last token
+  std::vector<float> inputs_of_rows, hidden_of_rows;  // [rows,(W + R) d], [rows,h]
 };
 
-/// ExpertFlow's routing path predictor (He et al. 2024) in a form that costs little beside the model and goes on token by
-/// token, in prompts as in decoding: instead of an encoder-decoder it sees the embeddings x of the last W tokens, zero
-/// before the first one, and R moving averages of all of them,
+/// ExpertFlow's routing path predictor (He et al. 2024) in a form that costs little beside the model and goes on token
+/// by token, in prompts as in decoding: instead of an encoder-decoder it sees the embeddings x of the last W tokens,
+/// zero before the first one, and R moving averages of all of them,
 ///   s_r <- decay_r s_r + (1 - decay_r) x_t,
 ///   logits = leave silu(enter [x_t, x_(t-1), .., x_(t-W+1), s_1, .., s_R] + bias) + bias.
 /// It is trained as the paper's is, by binary cross-entropy on the paths of the model that it serves
 /// (examples/models/kjv-mixtral/train_path_predictor.py). Const in use: threads may share it, each with its own states.
 class PathPredictor {
  public:
-  /// Throws Error for sizes below 1, for parts of other sizes, for decays outside [0, 1), and for weights that are NaN or
-  /// infinite.
+  /// Throws Error for sizes below 1, for parts of other sizes, for decays outside [0, 1), and for weights that are NaN
+  /// or infinite.
   explicit PathPredictor(PathPredictorWeights weights) : w_(std::move(weights)) { check(); }
 
   int vocabulary() const noexcept { return w_.vocabulary; }
@@ -53,23 +57,31 @@ class PathPredictor {
   const PathPredictorWeights& weights() const noexcept { return w_; }
 
   /// Before the first token of a sequence.
-  PathPredictorState begin() const {
-    return {std::vector<float>(inputs(), 0.0f), std::vector<float>(static_cast<std::size_t>(w_.hidden))};
-  }
+  PathPredictorState begin() const { return {std::vector<float>(inputs(), 0.0f), {}, {}}; }
 
-  /// The tokens are the next ones of the state's sequence. `logits` [tokens, outputs()] get their paths; without rows the
-  /// tokens are only remembered. Throws Error for a token outside the vocabulary, for other shapes and for a state of
-  /// another predictor, and then changes nothing. O(h ((W + R) d + layers experts)) a token.
-  void advance(PathPredictorState& state, Row<const int> tokens, View<float> logits) const {
+  /// The tokens are the next ones of the state's sequence. `logits` [tokens, outputs()] get their paths; without rows
+  /// the tokens are only remembered. The executor multiplies. Throws Error for a token outside the vocabulary, for
+  /// other shapes and for a state of another predictor, and then changes nothing. O(h ((W + R) d + layers experts)) a
+  /// token; allocates when more tokens come at once than before.
+  template <class Executor>
+  void advance(const Executor& executor, PathPredictorState& state, Row<const int> tokens, View<float> logits) const {
     check_call(state, tokens, logits);
-    for (int t = 0; t < tokens.size(); ++t) {
-      remember(state, tokens[t]);
-      if (logits.rows > 0) predict(state, logits.row(t));
+    if (logits.rows > 0) reserve(state, tokens.size());
+    for (int first = 0; first < tokens.size(); first += block) {
+      const int rows = tokens.size() - first < block ? tokens.size() - first : block;
+      for (int t = 0; t < rows; ++t) {
+        remember(state, tokens[first + t]);
+        if (logits.rows == 0) continue;
+        std::copy(state.inputs.begin(), state.inputs.end(),
+                  state.inputs_of_rows.begin() + t * static_cast<std::ptrdiff_t>(state.inputs.size()));
+      }
+      if (logits.rows > 0) predict(executor, state, logits.slice(first, rows));
     }
   }
 
  private:
   static constexpr const char* where = "moe::PathPredictor";
+  static constexpr int block = 32;  // tokens that are predicted together
 
   std::size_t inputs() const noexcept {
     return (static_cast<std::size_t>(w_.window) + w_.decays.size()) * static_cast<std::size_t>(w_.width);
@@ -102,7 +114,6 @@ class PathPredictor {
   void check_call(const PathPredictorState& state, Row<const int> tokens, View<float> logits) const {
     constexpr const char* here = "moe::PathPredictor::advance";
     require_equal(here, "inputs of the state", inputs(), state.inputs.size());
-    require_equal(here, "hidden units of the state", static_cast<std::size_t>(w_.hidden), state.hidden.size());
     if (logits.rows != 0) {
       require_equal(here, "rows of logits", tokens.size(), logits.rows);
       require_equal(here, "columns of logits", outputs(), logits.cols);
@@ -120,20 +131,26 @@ class PathPredictor {
     std::memcpy(inputs, embedding, d * sizeof(float));
     float* average = inputs + window;
     for (const float decay : w_.decays)
-      for (std::size_t i = 0; i < d; ++i, ++average) *average = fma(decay, *average, (1 - decay) * embedding[i]);
+      for (std::size_t i = 0; i < d; ++i, ++average) *average += (1 - decay) * (embedding[i] - *average);
   }
-  void predict(PathPredictorState& state, Row<float> logits) const noexcept {
-    const Row<float> hidden(state.hidden.data(), w_.hidden);
-    product(w_.enter, w_.enter_bias, {state.inputs.data(), static_cast<int>(state.inputs.size())}, hidden);
-    for (float& unit : hidden) unit = silu(unit);
-    product(w_.leave, w_.leave_bias, hidden, logits);
+  void reserve(PathPredictorState& state, int tokens) const {
+    const auto rows = static_cast<std::size_t>(tokens < block ? tokens : block);
+    if (state.inputs_of_rows.size() < rows * inputs()) state.inputs_of_rows.resize(rows * inputs());
+    const std::size_t units = rows * static_cast<std::size_t>(w_.hidden);
+    if (state.hidden_of_rows.size() < units) state.hidden_of_rows.resize(units);
   }
-  static void product(const std::vector<float>& weight, const std::vector<float>& bias, Row<const float> in,
-                      Row<float> out) noexcept {
-    for (int i = 0; i < out.size(); ++i) {
-      const auto row = static_cast<std::size_t>(i);
-      out[i] = bias[row] + dot({weight.data() + row * static_cast<std::size_t>(in.size()), in.size()}, in);
-    }
+  template <class Executor>
+  void predict(const Executor& executor, PathPredictorState& state, View<float> logits) const {
+    const int width = static_cast<int>(inputs());
+    const View<const float> in(state.inputs_of_rows.data(), logits.rows, width);
+    const View<float> hidden(state.hidden_of_rows.data(), logits.rows, w_.hidden);
+    Frame<> none;
+    executor.linear(none, in, View<const float>(w_.enter.data(), w_.hidden, width), w_.enter_bias.data(), hidden);
+    // moe::silu gives the same bits everywhere, at a price that a guess need not pay.
+    for (int t = 0; t < hidden.rows; ++t)
+      for (float& unit : hidden.row(t)) unit /= 1 + std::exp(-unit);
+    executor.linear(none, hidden, View<const float>(w_.leave.data(), outputs(), w_.hidden), w_.leave_bias.data(),
+                    logits);
   }
 
   PathPredictorWeights w_;
@@ -147,9 +164,9 @@ inline View<const float> logits_of_layer(View<const float> all, int experts, int
   return {all.data + std::ptrdiff_t{layer} * experts, all.rows, experts, all.stride};
 }
 
-/// Calls `visit(layer, expert, probability)` once for every expert that is among the k likeliest of some token, layer by
-/// layer and by id: what ExpertCache::plan wants to know. The probability is sigmoid(logit), the largest of the tokens
-/// that pick it. Same errors as `top_paths`. O(T layers experts k).
+/// Calls `visit(layer, expert, probability)` once for every expert that is among the k likeliest of some token, layer
+/// by layer and by id: what ExpertCache::plan wants to know. The probability is sigmoid(logit), the largest of the
+/// tokens that pick it. Same errors as `top_paths`. O(T layers experts k).
 template <class Visit>
 void for_each_predicted(View<const float> logits, int experts, int k, Visit&& visit) {
   const RoutingPaths paths = top_paths(logits, experts, k);

@@ -12,8 +12,8 @@
 
 namespace moe {
 
-/// One path per token: bit (layer, expert) says that the token uses the expert (ExpertFlow's R, He et al. 2024). A layer
-/// begins at a word of its own: layers * ceil(experts / 64) words a token.
+/// One path per token: bit (layer, expert) says that the token uses the expert (ExpertFlow's R, He et al. 2024). A
+/// layer begins at a word of its own: layers * ceil(experts / 64) words a token.
 class RoutingPaths {
  public:
   /// Without a single bit. Throws Error for sizes below 1 (tokens: below 0), and for more than 2^31 words.
@@ -47,9 +47,7 @@ class RoutingPaths {
     return (path(token)[layer * words_per_layer_ + expert / 64] >> (expert % 64) & 1u) != 0;
   }
   /// The words of one token, layer by layer.
-  Row<const std::uint64_t> path(int token) const noexcept {
-    return {bits_.data() + offset(token), words_per_token()};
-  }
+  Row<const std::uint64_t> path(int token) const noexcept { return {bits_.data() + offset(token), words_per_token()}; }
 
  private:
   static void check_index(const char* where, const char* what, int count, int found) {
@@ -80,18 +78,18 @@ void for_each_largest(Row<const float> logits, int k, Visit&& visit) {
   }
 }
 
-/// The k best experts of every layer from the logits [tokens, layers * experts] of a path predictor. Throws Error if the
-/// columns are no multiple of the experts, and for k outside 1 .. experts.
+/// The k best experts of every layer from the logits [tokens, layers * experts] of a path predictor. Throws Error if
+/// the columns are no multiple of the experts, and for k outside 1 .. experts.
 inline RoutingPaths top_paths(View<const float> logits, int experts, int k) {
   constexpr const char* where = "moe::top_paths";
   if (experts < 1 || logits.cols < experts || logits.cols % experts != 0)
-    raise(Error(where, "columns of logits", concat("a multiple of ", experts, " experts"), std::to_string(logits.cols)));
+    raise(
+        Error(where, "columns of logits", concat("a multiple of ", experts, " experts"), std::to_string(logits.cols)));
   if (k < 1 || k > experts) raise(Error(where, "k", concat("1 to ", experts), std::to_string(k)));
   RoutingPaths paths(logits.rows, logits.cols / experts, experts);
   for (int t = 0; t < logits.rows; ++t)
     for (int l = 0; l < paths.layers(); ++l)
-      for_each_largest({logits.row(t).data() + l * experts, experts}, k,
-                       [&](int e, float) { paths.set(t, l, e); });
+      for_each_largest({logits.row(t).data() + l * experts, experts}, k, [&](int e, float) { paths.set(t, l, e); });
   return paths;
 }
 

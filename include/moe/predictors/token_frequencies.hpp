@@ -13,9 +13,9 @@
 
 namespace moe {
 
-/// The sizes of a TokenFrequencies. `rows` bounds its memory: a row of 2 layers experts bytes for each token id that was
-/// seen, and 4 bytes for each id of the vocabulary. Ids that come when all rows are taken are predicted by the layer's
-/// overall frequencies; frequent ids come early.
+/// The sizes of a TokenFrequencies. `rows` bounds its memory: a row of 2 layers experts bytes for each token id that
+/// was seen, and 4 bytes for each id of the vocabulary. Ids that come when all rows are taken are predicted by the
+/// layer's overall frequencies; frequent ids come early.
 struct TokenFrequenciesShape {
   int vocabulary = 0, layers = 0, experts = 0;
   int rows = std::numeric_limits<int>::max();
@@ -25,8 +25,8 @@ struct TokenFrequenciesShape {
 /// frequencies (the token-id table of ExpertFlow's fillers; of EdgeMoE's conditional tables the one of order zero).
 /// p(e | t) = (n_te + prior q_e) / (n_t + prior), q_e the experts' shares over all tokens.
 ///
-/// Counts have 16 bits; a row whose count is full is halved, which forgets slowly. Not for two threads at once while one
-/// of them observes.
+/// Counts have 16 bits; a row whose count is full is halved, which forgets slowly. Not for two threads at once while
+/// one of them observes.
 class TokenFrequencies {
  public:
   /// `prior`: how many choices the overall shares count for. Throws Error for sizes below 1, and where no memory could

@@ -1,6 +1,8 @@
 // TokenScheduler: two batches' tokens are divided anew so that each batch uses fewer experts.
 #pragma once
 
+#include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -10,6 +12,7 @@
 
 #include <moe/error.hpp>
 #include <moe/predictors/routing_paths.hpp>
+#include <moe/routing.hpp>
 
 namespace moe {
 
@@ -28,8 +31,7 @@ void gather_rows(std::span<const int> order, View<const T> from, View<T> to) {
   require_equal(where, "rows of the result", order.size(), static_cast<std::size_t>(to.rows));
   require_equal(where, "columns of the result", from.cols, to.cols);
   for (const int row : order)
-    if (row < 0 || row >= from.rows)
-      raise(Error(where, "row", concat("0 to ", from.rows - 1), std::to_string(row)));
+    if (row < 0 || row >= from.rows) raise(Error(where, "row", concat("0 to ", from.rows - 1), std::to_string(row)));
   for (int i = 0; i < to.rows; ++i) {
     const Row<const T> source = from.row(order[static_cast<std::size_t>(i)]);
     for (int c = 0; c < source.size(); ++c) to.row(i)[c] = source[c];
@@ -39,13 +41,14 @@ void gather_rows(std::span<const int> order, View<const T> from, View<T> to) {
 /// ExpertFlow's token scheduler (He et al. 2024): balanced 2-medoids over routing paths, with
 /// similarity(i, j) = 1 - Hamming(i, j) / (layers experts), so that the experts which each half of the tokens uses
 /// together are few. What is minimised over all restarts is sum_l sum_e of both halves' unions or, with a cache of
-/// `cached_slots` experts a layer, sum_l max(0, |union_l| - cached_slots). Never worse than the given order, which is kept
-/// unless another one is better; the same answer on every machine.
+/// `cached_slots` experts a layer, sum_l max(0, |union_l| - cached_slots). Never worse than the given order, which is
+/// kept unless another one is better; among orders of equal cost the length term decides. The same answer on every
+/// machine.
 struct TokenScheduler {
-  int cached_slots = 0;       // per layer
-  int restarts = 1;           // pairs of first medoids that are tried
-  int rounds = 30;            // most changes of medoids per restart
-  double length_weight = 0;   // of the length term; the paper's code: 1.5
+  int cached_slots = 0;      // per layer
+  int restarts = 1;          // pairs of first medoids that are tried
+  int rounds = 30;           // most changes of medoids per restart
+  double length_weight = 0;  // of the length term; the paper's code: 1.5
   std::uint64_t seed = 0;
 
   /// Divides an even number of tokens into two halves of equal size, each in the order of the tokens; that of token 0
@@ -61,13 +64,14 @@ struct TokenScheduler {
     schedule.cost = schedule.cost_before = cost(paths, best);
     if (tokens > 2) {
       const std::vector<double> similar = similarities(paths, lengths);
-      std::uint64_t random = seed;
+      const bool by_length = !lengths.empty() && length_weight > 0;
       for (int i = 0; i < restarts; ++i) {
-        std::vector<char> halves = cluster(similar, tokens, random);
-        if (const std::int64_t found = cost(paths, halves); found < schedule.cost) {
-          schedule.cost = found;
-          best = std::move(halves);
-        }
+        std::vector<char> halves = cluster(similar, tokens, i);
+        const std::int64_t found = cost(paths, halves);
+        if (found > schedule.cost) continue;
+        if (found == schedule.cost && !(by_length && cohesion(similar, halves) > cohesion(similar, best))) continue;
+        schedule.cost = found;
+        best = std::move(halves);
       }
     }
     write_order(best, schedule);
@@ -118,9 +122,9 @@ struct TokenScheduler {
       for (std::size_t j = 0; j < n; ++j) {
         double s = 1 - hamming(paths.path(static_cast<int>(i)), paths.path(static_cast<int>(j))) / bits;
         if (!lengths.empty()) {
-          const double apart = lengths[i] > lengths[j] ? double{1} * lengths[i] - lengths[j]
-                                                       : double{1} * lengths[j] - lengths[i];
-          s += length_weight * (1 - apart / longest);
+          const double apart =
+              lengths[i] > lengths[j] ? double{1} * lengths[i] - lengths[j] : double{1} * lengths[j] - lengths[i];
+          s = std::fma(length_weight, 1 - apart / longest, s);
         }
         similar[i * n + j] = s;
       }
@@ -132,8 +136,8 @@ struct TokenScheduler {
     return static_cast<double>(apart);
   }
 
-  std::vector<char> cluster(const std::vector<double>& similar, int tokens, std::uint64_t& random) const {
-    int medoids[2] = {below(tokens, random), below(tokens - 1, random)};
+  std::vector<char> cluster(const std::vector<double>& similar, int tokens, int restart) const {
+    int medoids[2] = {random_below(tokens, restart, 0), random_below(tokens - 1, restart, 1)};
     if (medoids[1] >= medoids[0]) ++medoids[1];
     std::vector<char> half, next;
     for (int round = 0; round < rounds; ++round) {
@@ -164,6 +168,14 @@ struct TokenScheduler {
       half[least] = static_cast<char>(1 - large);
     }
   }
+  /// The similarities of all pairs that stand in one half.
+  static double cohesion(const std::vector<double>& similar, const std::vector<char>& half) noexcept {
+    double sum = 0;
+    for (std::size_t i = 0; i < half.size(); ++i)
+      for (std::size_t j = 0; j < half.size(); ++j)
+        if (half[i] == half[j]) sum += similar[i * half.size() + j];
+    return sum;
+  }
   static int medoid_of(const std::vector<double>& similar, const std::vector<char>& half, char side) noexcept {
     const std::size_t n = half.size();
     double most = -1;
@@ -181,12 +193,9 @@ struct TokenScheduler {
     return static_cast<int>(medoid);
   }
 
-  /// splitmix64
-  static int below(int bound, std::uint64_t& state) noexcept {
-    std::uint64_t z = state += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return static_cast<int>((z ^ (z >> 31)) % static_cast<std::uint64_t>(bound));
+  /// Below `bound`, from the seed and the number of the restart.
+  int random_below(int bound, int restart, std::uint32_t salt) const noexcept {
+    return static_cast<int>(static_cast<double>(counter_random(seed, restart, salt)) * bound);
   }
 
   static void write_order(const std::vector<char>& half, TokenSchedule& schedule) {
