@@ -50,8 +50,8 @@ moe::RoutingTrace load_trace(const Options& o, const std::string& name, int batc
     return generate_trace(shape);
   }
   moe::RoutingTrace trace = moe::io::read_trace(name);
-  for (const auto& [what, most, found] : {std::tuple{"layers", o.sizes.layers, trace.layers()},
-                                          std::tuple{"experts", o.sizes.experts, trace.experts()}})
+  for (const auto& [what, most, found] :
+       {std::tuple{"layers", o.sizes.layers, trace.layers()}, std::tuple{"experts", o.sizes.experts, trace.experts()}})
     if (found > most)
       moe::raise(moe::Error(name, what, moe::concat("at most ", most, ", as the records"), std::to_string(found)));
   return trace;
@@ -83,22 +83,27 @@ class Comparison {
     }
   }
 
-  void add(const Technique& t, double budget) { entries_.push_back({t, budget, {}}); }
+  void add(const Technique& t, double budget) { entries_.push_back({t, budget}); }
 
   /// False if an output is wrong.
   bool run(int rounds, Report& report) {
     for (int round = 0; round < rounds; ++round) {
-      measure_disk(round);
+      if (resident_ != nullptr) resident_rounds_.push_back({experiment_.run(*resident_, resident_technique_), {}});
+      Limits before = measure_disk(round);
       for (Entry& entry : entries_) {
-        std::fprintf(stderr, "\r%-10.10s round %d of %d: %-24s", trace_.c_str(), round + 1, rounds,
-                     label(entry.technique).c_str());
-        measure(entry);
+        show_progress(moe::concat(trace_, ", round ", round + 1, " of ", rounds, ": ", label(entry.technique)));
+        if (entry.technique.kind == Kind::resident) continue;
+        Figures figures = experiment_.run(entry.technique, bytes_of(entry.budget));
+        const Limits after = measure_disk(round);
+        compare(entry, figures);
+        figures.y = {};
+        entry.rounds.push_back({std::move(figures), between(before, after)});
+        before = after;
       }
     }
-    std::fprintf(stderr, "\r%60s\r", "");
+    show_progress("");
     bool right = true;
-    const Limits limits = median_limits();
-    for (Entry& entry : entries_) right = write(entry, limits, report) && right;
+    for (Entry& entry : entries_) right = write(entry, report) && right;
     return right;
   }
 
@@ -107,10 +112,14 @@ class Comparison {
   }
 
  private:
+  struct Round {
+    Figures figures;
+    Limits limits;
+  };
   struct Entry {
     Technique technique;
     double budget;
-    std::vector<Figures> rounds;
+    std::vector<Round> rounds = {};
     std::string output = "not checked";
     bool right = true;
   };
@@ -118,23 +127,19 @@ class Comparison {
   std::size_t bytes_of(double budget) const {
     return static_cast<std::size_t>(budget / 100 * static_cast<double>(experiment_.setup().expert_bytes()));
   }
-  void measure_disk(int round) {
-    const Setup& setup = experiment_.setup();
-    const auto sources = layer_sources<BothFormats>(setup);
+
+  /// A disk that others use too is another one a second later: it is measured before and after each turn.
+  Limits measure_disk(int round) const {
+    const auto sources = layer_sources<BothFormats>(experiment_.setup());
     const auto& source = sources[static_cast<std::size_t>(round) % sources.size()];
-    high_.push_back(bandwidth(source, 0, std::size_t{1} << 30));
-    low_.push_back(bandwidth(source, 1, std::size_t{1} << 30));
+    constexpr std::size_t enough = std::size_t{256} << 20;
+    return {bandwidth(source, 0, enough), bandwidth(source, 1, enough), 0};
   }
-  void measure(Entry& entry) {
-    const bool resident = entry.technique.kind == Kind::resident;
-    if (resident && resident_ == nullptr) return;
-    Figures figures = resident ? experiment_.run(*resident_, entry.technique)
-                               : experiment_.run(entry.technique, bytes_of(entry.budget));
-    compare(entry, figures);
-    figures.y = {};
-    entry.rounds.push_back(std::move(figures));
+  static Limits between(const Limits& a, const Limits& b) {
+    return {(a.high_bytes_per_s + b.high_bytes_per_s) / 2, (a.low_bytes_per_s + b.low_bytes_per_s) / 2, 0};
   }
-  void compare(Entry& entry, const Figures& figures) {
+
+  void compare(Entry& entry, const Figures& figures) const {
     if (resident_ == nullptr) return;
     const double apart = distance(figures.y, expected_[entry.technique.gated]);
     if (!entry.technique.exact()) {
@@ -146,28 +151,24 @@ class Comparison {
       entry.output = "identical";
     }
   }
-  static const Figures& median(std::vector<Figures>& rounds) {
+
+  static const Round& median(std::vector<Round>& rounds) {
     const auto middle = rounds.begin() + static_cast<std::ptrdiff_t>(rounds.size() / 2);
     std::nth_element(rounds.begin(), middle, rounds.end(),
-                     [](const Figures& a, const Figures& b) { return a.seconds < b.seconds; });
+                     [](const Round& a, const Round& b) { return a.figures.seconds < b.figures.seconds; });
     return *middle;
   }
-  static double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-  }
-  Limits median_limits() {
-    Limits limits{median(high_), median(low_), 0};
-    for (Entry& entry : entries_)
-      if (entry.technique.kind == Kind::resident && !entry.rounds.empty())
-        limits.compute_s = median(entry.rounds).seconds / experiment_.tokens();
-    return limits;
-  }
-  bool write(Entry& entry, const Limits& limits, Report& report) {
+  bool write(Entry& entry, Report& report) {
+    if (entry.technique.kind == Kind::resident) {
+      entry.rounds = resident_rounds_;
+      entry.output = "identical";
+    }
     if (entry.rounds.empty()) return true;
+    Round round = median(entry.rounds);
+    if (!resident_rounds_.empty())
+      round.limits.compute_s = median(resident_rounds_).figures.seconds / experiment_.tokens();
     report.add({trace_, experiment_.setup().rows, entry.budget, label(entry.technique), experiment_.tokens(),
-                median(entry.rounds), limits, entry.output});
+                std::move(round.figures), round.limits, entry.output});
     return entry.right;
   }
 
@@ -176,8 +177,8 @@ class Comparison {
   std::string trace_;
   std::unique_ptr<Model> resident_;
   std::vector<float> expected_[2];  // by Technique::gated
+  std::vector<Round> resident_rounds_;
   std::vector<Entry> entries_;
-  std::vector<double> high_, low_;  // bytes a second of each round
 };
 
 bool wanted(const Options& o, const Technique& t) {
@@ -260,9 +261,12 @@ bool run(const Options& o) {
   Report report(moe::round_up(moe::PanelLayout::record_bytes<High>({o.sizes.hidden, o.sizes.ffn}), moe::page_alignment),
                 o.csv);
   bool right = true;
-  for (const std::string& trace : o.traces)
-    for (const int batch : o.batches) right = run_trace(o, file, trace, batch, report) && right;
-  if (o.rings) right = run_rings(o, file, report) && right;
+  if (o.rings) {
+    right = run_rings(o, file, report);
+  } else {
+    for (const std::string& trace : o.traces)
+      for (const int batch : o.batches) right = run_trace(o, file, trace, batch, report) && right;
+  }
   report.print_targets();
   return right;
 }
@@ -277,14 +281,16 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--ffn", o.sizes.ffn, "width inside an expert")->capture_default_str()->check(size);
   app.add_option("--topk", o.topk, "experts of a token, in made-up traces")->capture_default_str()->check(size);
   app.add_option("--traces", o.traces, "sticky, taste, uniform (docs: moe::TraceShape), or files of generate --trace");
-  app.add_option("--batches", o.batches, "sequences that decode together; none: no traces")->expected(0, 64);
+  app.add_option("--batches", o.batches, "sequences that decode together")->check(CLI::Range(1, 4096));
   app.add_option("--budgets", o.budgets, "percent of the experts' bytes")->check(CLI::Range(0.1, 100.0));
   app.add_option("--techniques", o.techniques, "names of those to run; all if none");
   app.add_option("--tokens", o.tokens, "of each sequence, measured")->capture_default_str()->check(size);
   app.add_option("--warmup", o.warmup, "tokens of each sequence before them")
       ->capture_default_str()
       ->check(CLI::Range(0, 1 << 20));
-  app.add_option("--sequence", o.sequence, "tokens of a sequence in made-up traces")->capture_default_str()->check(size);
+  app.add_option("--sequence", o.sequence, "tokens of a sequence in made-up traces")
+      ->capture_default_str()
+      ->check(size);
   app.add_option("--rounds", o.rounds, "rounds, of which the median counts")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
@@ -295,7 +301,8 @@ void add_options(CLI::App& app, Options& o) {
   app.add_flag("--balance", o.balance,
                "other work behind each layer, as long as lru-per-layer takes for one at the first budget: reading and "
                "computing weigh the same, as ExpertFlow's figures ask");
-  app.add_flag("--rings", o.rings, "also SE-MoE's ring, at the numbers of rows where reading and computing meet");
+  app.add_flag("--rings", o.rings,
+               "SE-MoE's ring instead of the traces, at the numbers of rows where reading and computing meet");
   app.add_flag("--make-only", o.make_only, "write the records and stop");
 }
 

@@ -1,41 +1,16 @@
 // No memory is asked for during a call: the global operator new of this program counts.
-#include <atomic>
-#include <cstdlib>
 #include <moe/any_layer.hpp>
-#include <moe/layer.hpp>
-#include <new>
+#include <moe/moe.hpp>
+#include <moe/storage/ring.hpp>
+#include <moe/storage/storage_source.hpp>
 
+#include "counting_new.hpp"
 #include "layer_support.hpp"
 #include "test_policies.hpp"
 
 namespace {
 
-std::atomic<long> allocations{0};
-
-void* counted(std::size_t bytes, std::size_t align) {
-  ++allocations;
-  void* p = std::aligned_alloc(align, moe::round_up(bytes == 0 ? 1 : bytes, align));
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t a) { return counted(bytes, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t bytes, std::align_val_t a) { return counted(bytes, static_cast<std::size_t>(a)); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-
-namespace {
-
+using heap::allocations;
 using moe::Cpu;
 
 const Setup setup{.tokens = 7, .hidden = 50, .ffn = 40, .experts = 6, .k = 3};
@@ -90,6 +65,19 @@ TEST_CASE("forward over experts that come one by one allocates nothing") {
                             Cpu{.threads = 2});
   CHECK(allocations_of(layer, p.x_view(), 7) == 0);
 }
+TEST_CASE("forward over a ring allocates nothing after the ring's start") {
+  oracle::Random random(407);
+  const Problem<float> p(setup, random);
+  const moe::RingSections ring{{.sections = 2}};
+  const auto make = [&] {
+    return moe::MoELayer(moe::Linear(p.gate_view()), moe::TopK{.experts = 6, .k = 3},
+                         moe::Ring{ring, moe::StorageSource{p.storage()}}, Cpu{.threads = 2});
+  };
+  const auto first = make(), second = make(), third = make();
+  ring.start();
+  for (const auto* layer : {&first, &second, &third, &first}) CHECK(allocations_of(*layer, p.x_view(), 7) == 0);
+  CHECK(ring.statistics().copies > 6);
+}
 TEST_CASE("forward with a state from the layer before allocates nothing") {
   oracle::Random random(406);
   const Problem<float> p(setup, random);
@@ -105,4 +93,53 @@ TEST_CASE("forward with a state from the layer before allocates nothing") {
   const long before = allocations;
   layer.forward(call, ws);
   CHECK(allocations == before);
+}
+
+namespace {
+/// Allocations of calls and guesses over a cache, after a few that warm it up: queues grow once.
+template <class Storage>
+long allocations_of_cached(const Problem<moe::bf16>& p, const Storage& storage) {
+  const moe::MoELayer layer(moe::Linear(p.gate_view()), moe::TopK{.experts = 6, .k = 3}, storage, Cpu{.threads = 2});
+  std::vector<float> y(p.x.size());
+  moe::Workspace ws(layer.workspace(3));
+  const moe::Call<> call{.x = p.x_view(), .y = view(y, p.setup.hidden)};
+  long before = 0;
+  for (int i = 0; i < 20; ++i) {
+    if (i == 4) before = allocations;
+    if (i % 2 == 0) layer.prefetch(call, ws);
+    layer.forward(call, ws);
+    storage.cache().begin_sequence();
+  }
+  CHECK(storage.statistics().evictions + storage.statistics().streamed > 10);
+  CHECK(storage.statistics().prefetched > 0);
+  return allocations - before;
+}
+std::size_t slot_bytes(const Problem<moe::bf16>& p) {
+  return moe::round_up(p.source().bytes(0), moe::page_alignment);
+}
+}  // namespace
+
+TEST_CASE("forward and prefetch through a cache allocate nothing") {
+  oracle::Random random(407);
+  const Problem<moe::bf16> p(setup, random);
+  for (const int slots : {1, 2, 4}) {
+    const moe::ExpertCache cache{{.bytes = static_cast<std::size_t>(slots) * slot_bytes(p)}, moe::Multidimensional{}};
+    CHECK(allocations_of_cached(p, moe::Cached{cache, p.source()}) == 0);
+  }
+}
+TEST_CASE("forward and prefetch through a cache with reading threads, limits and staging allocate nothing") {
+  oracle::Random random(408);
+  const Problem<moe::bf16> p(setup, random);
+  moe::CacheOptions options{.bytes = 4 * slot_bytes(p)};
+  options.slots_by_layer = {2};
+  options.staging_slots = 2;
+  const moe::ExpertCache cache{options, moe::Lfu{.decay = 0.5, .period = 8}};
+  CHECK(allocations_of_cached(p, moe::Cached{cache, moe::Background{p.source(), 2}}) == 0);
+}
+TEST_CASE("forward and prefetch through a cache of two precisions allocate nothing") {
+  oracle::Random random(409);
+  const Problem<moe::bf16> p(setup, random);
+  const moe::ExpertCache cache{{.bytes = 4 * slot_bytes(p)}, moe::MissCost{}};
+  const moe::Mixed two{moe::ByImportance{.up_to = {0.3f, 0.6f, 1, 1}}, p.source(), p.source()};
+  CHECK(allocations_of_cached(p, moe::Cached{cache, two}) == 0);
 }

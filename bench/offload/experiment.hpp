@@ -68,7 +68,8 @@ class Experiment {
       const int measured = step - schedule_.warmup;
       if (measured == 0) before = model.statistics();
       if (t.access == moe::Access::buffered) setup_.file->drop_from_page_cache();
-      float* const y = measured < 0 ? unmeasured.data() : out.y.data() + static_cast<std::size_t>(measured) * step_size();
+      float* const y =
+          measured < 0 ? unmeasured.data() : out.y.data() + static_cast<std::size_t>(measured) * step_size();
       const auto begin = std::chrono::steady_clock::now();
       pass(model, t, guesses, step, y);
       if (measured >= 0) out.seconds += seconds_since(begin);
@@ -94,6 +95,11 @@ class Experiment {
     if (!t.own_slots) return {};
     const int slots = static_cast<int>(bytes / setup_.record_bytes());
     const int kept = std::max(0, slots - staging_slots(slots, setup_.k));
+    if (t.curves) {
+      std::vector<std::vector<double>> costs;
+      for (int l = 0; l < setup_.layers; ++l) costs.push_back(lru_curve(gated_, l));
+      return moe::allocate_slots(costs, kept);
+    }
     if (t.gated) {
       const std::vector<double> beta(index(setup_.layers), t.accuracy);
       return moe::allocate_cache(trace_, {thresholds_.begin(), thresholds_.end()}, beta, kept);
@@ -128,13 +134,14 @@ class Experiment {
     for (int l = 0; l < setup_.layers; ++l) {
       std::map<moe::ExpertId, float> weights;
       for (int row = 0; row < setup_.rows; ++row)
-        for (const moe::Slot& pick : guesses.picks(guesses.first_row(step, l) + row)) weights[pick.expert] += pick.weight;
+        for (const moe::Slot& pick : guesses.picks(guesses.first_row(step, l) + row))
+          weights[pick.expert] += pick.weight;
       for (const auto& [expert, weight] : weights) uses.push_back({l, expert, weight});
     }
     return uses;
   }
   moe::View<const float> input(int step, int layer) const {
-    const std::size_t first = static_cast<std::size_t>((step * setup_.layers + layer) % inputs) * layer_size();
+    const std::size_t first = index(step * setup_.layers + layer) % inputs * layer_size();
     return {x_.data() + first, setup_.rows, setup_.file->sizes().hidden};
   }
   std::vector<float> random_inputs() const {

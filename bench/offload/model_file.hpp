@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -26,6 +27,11 @@ using BothFormats = moe::formats<High, Low>;
 
 inline double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// One line of a terminal, over the one before it; nothing elsewhere.
+inline void show_progress(const std::string& line) {
+  if (::isatty(STDERR_FILENO) != 0) std::fprintf(stderr, "\r%-100s\r%s", "", line.c_str());
 }
 
 /// A source of random experts, quick enough to be limited by the disk that they are written to: few experts are drawn
@@ -128,7 +134,8 @@ class ModelFile {
   void check() const {
     const int different = 4 * moe::pieces(sizes_.ffn, 32) * moe::pieces(sizes_.hidden, 32);
     if (sizes_.layers * sizes_.experts > different)
-      moe::raise(moe::Error("offload_bench", "layers times experts", moe::concat("at most ", different, " of this size"),
+      moe::raise(moe::Error("offload_bench", "layers times experts",
+                            moe::concat("at most ", different, " of this size"),
                             std::to_string(sizes_.layers * sizes_.experts)));
     if (sizes_.hidden % 32 != 0 || sizes_.ffn % 32 != 0)
       moe::raise(moe::Error("offload_bench", "hidden and ffn", "multiples of 32",
@@ -139,12 +146,14 @@ class ModelFile {
     std::vector<TurnedExperts> layers;
     for (int l = 0; l < sizes_.layers; ++l) layers.emplace_back(sizes_, l, drawn);
     const auto begin = std::chrono::steady_clock::now();
+    int shown = -1;
     moe::write_records<TurnedExperts>(path_, layers, moe::Unchecked{}, [&](std::uint64_t done, std::uint64_t total) {
-      std::fprintf(stderr, "\rwriting %s: %3.0f %% of %.1f GB, %.0f MB/s", path_.c_str(),
-                   100.0 * static_cast<double>(done) / static_cast<double>(total), static_cast<double>(total) * 1e-9,
-                   static_cast<double>(done) * 1e-6 / seconds_since(begin));
+      const int percent = static_cast<int>(100 * done / total);
+      if (std::exchange(shown, percent) == percent) return;
+      show_progress(moe::concat("writing ", path_, ": ", percent, " % of ", total >> 20, " MiB"));
     });
-    std::fprintf(stderr, "\n");
+    show_progress("");
+    std::fprintf(stderr, "wrote %s in %.1f s\n", path_.c_str(), seconds_since(begin));
   }
 
   Sizes sizes_;

@@ -11,7 +11,7 @@
 
 namespace offload {
 
-/// What the machine gives, measured in the same run.
+/// What the machine gives, measured around a turn.
 struct Limits {
   double high_bytes_per_s = 0, low_bytes_per_s = 0;  // of records, past the page cache
   double compute_s = 0;                              // of a token of the resident model; 0: not measured
@@ -35,9 +35,10 @@ struct Result {
   double bound_s(std::size_t high_bytes) const {
     const double bytes = static_cast<double>(figures.cache.bytes_read);
     const double low_loads = static_cast<double>(figures.cache.loads_by_format[1]);
-    const double low = low_loads > 0
-                           ? bytes - static_cast<double>(high_bytes) * static_cast<double>(figures.cache.loads_by_format[0])
-                           : 0;
+    const double low =
+        low_loads > 0 ? bytes - static_cast<double>(high_bytes) * static_cast<double>(figures.cache.loads_by_format[0])
+                      : 0;
+    if (bytes == 0) return limits.compute_s;
     const double reading = (bytes - low) / limits.high_bytes_per_s + std::max(low, 0.0) / limits.low_bytes_per_s;
     return std::max(reading / tokens, limits.compute_s);
   }
@@ -47,7 +48,7 @@ struct Result {
 class Report {
  public:
   Report(std::size_t high_bytes, const std::string& csv) : high_bytes_(high_bytes) {
-    std::printf("%-10s %5s %7s %-18s %9s %9s %9s %9s %8s %8s %8s %8s %7s  %s\n", "trace", "batch", "budget",
+    std::printf("%-12s %5s %7s %-18s %9s %9s %9s %9s %8s %8s %8s %8s %7s  %s\n", "trace", "batch", "budget",
                 "technique", "tokens/s", "ms/token", "MB/token", "stall ms", "hits", "misses", "guessed", "unused",
                 "/bound", "output");
     if (csv.empty()) return;
@@ -63,7 +64,7 @@ class Report {
     const moe::CacheStatistics& c = r.figures.cache;
     const double ms = 1e3 * r.seconds_per_token(), bound = 1e3 * r.bound_s(high_bytes_);
     const double megabytes = 1e-6 * r.per_token(c.bytes_read);
-    std::printf("%-10.10s %5d %6.1f%% %-18s %9.2f %9.2f %9.1f %9.2f %8.2f %8.2f %8.2f %8.2f %7.3f  %s\n",
+    std::printf("%-12.12s %5d %6.1f%% %-18s %9.2f %9.2f %9.1f %9.2f %8.2f %8.2f %8.2f %8.2f %7.3f  %s\n",
                 r.trace.c_str(), r.batch, r.budget, r.technique.c_str(), 1e3 / ms, ms, megabytes, 1e3 * r.stall_s(),
                 r.per_token(c.hits), r.per_token(c.misses), r.per_token(c.prefetched), r.per_token(c.prefetched_wasted),
                 bound > 0 ? ms / bound : 0, r.output.c_str());
@@ -85,12 +86,13 @@ class Report {
 
   /// The targets that the results say something about.
   void print_targets() const {
-    std::printf("\n%-74s %8s %8s\n", "target", "asked", "measured");
+    std::printf("\n%-104s %8s %8s\n", "target", "asked", "measured");
     for (const Result& r : results_) {
-      if (r.technique == "next-layer 1" && r.batch == 1)
+      if (r.technique == "next-layer 1.0" && r.batch == 1)
         line(r, "time over max(bytes / bandwidth, compute), perfect guesses", "<=", 1.05,
              r.seconds_per_token() / r.bound_s(high_bytes_));
-      if (r.technique == "hobbit") compare(r, "lru", "tokens/s over those of lru", 1.3, &Report::speed);
+      if (r.technique.rfind("hobbit", 0) == 0 && r.batch == 1)
+        compare(r, "lru", "tokens/s over those of lru", 1.3, &Report::speed);
       if (r.technique.rfind("adapmoe", 0) == 0 && r.batch == 1)
         compare(r, "lru-per-layer", "loads on demand of lru-per-layer over its own", 1.3, &Report::fewer_misses);
       if (r.technique.rfind("expertflow", 0) == 0 && r.batch > 1)
@@ -109,7 +111,7 @@ class Report {
     return b.per_token(b.figures.cache.misses) / a.per_token(a.figures.cache.misses);
   }
   static void line(const Result& r, const char* what, const char* sign, double asked, double measured) {
-    std::printf("%-10.10s %5d %5.1f%% %-18s %-58s %2s %5.2f %8.2f\n", r.trace.c_str(), r.batch, r.budget,
+    std::printf("%-12.12s %5d %5.1f%% %-18s %-58s %2s %5.2f %8.2f\n", r.trace.c_str(), r.batch, r.budget,
                 r.technique.c_str(), what, sign, asked, measured);
   }
   void compare(const Result& r, const std::string& with, const char* what, double asked,

@@ -136,7 +136,8 @@ class Routes {
 };
 
 /// Thresholds at which AdapMoE's gate leaves a share of the picks: tau_l = sqrt(T / S_l), with sensitivities that fall
-/// from layer to layer as those that AdapMoE ships for Mixtral-8x7B do from its first layer (46.7) to its last (0.0229).
+/// from layer to layer as those that AdapMoE ships for Mixtral-8x7B do from its first layer (46.7) to its last
+/// (0.0229).
 inline std::vector<float> adapmoe_thresholds(const Routes& routes, double share_left) {
   const double before = routes.picks_per_row();
   const auto thresholds = [&](double log_budget) {
@@ -144,8 +145,8 @@ inline std::vector<float> adapmoe_thresholds(const Routes& routes, double share_
     for (int l = 0; l < routes.layers(); ++l) {
       const double depth = routes.layers() > 1 ? static_cast<double>(l) / (routes.layers() - 1) : 0;
       const double sensitivity = 46.7 * std::pow(0.0229 / 46.7, depth);
-      out.push_back(moe::sensitivity_threshold(static_cast<float>(std::exp(log_budget)),
-                                               static_cast<float>(sensitivity)));
+      out.push_back(
+          moe::sensitivity_threshold(static_cast<float>(std::exp(log_budget)), static_cast<float>(sensitivity)));
     }
     return out;
   };
@@ -155,6 +156,24 @@ inline std::vector<float> adapmoe_thresholds(const Routes& routes, double share_
     (routes.gated(thresholds(middle)).picks_per_row() > share_left * before ? low : high) = middle;
   }
   return thresholds(low);
+}
+
+/// Misses [slots from 0 to E] of LRU caches of a layer, one of each size (Mattson's stack distances): costs for
+/// moe::allocate_slots.
+inline std::vector<double> lru_curve(const Routes& routes, int layer) {
+  std::vector<double> misses(index(routes.experts()) + 1, 0);
+  std::vector<moe::ExpertId> stack;  // the newest first
+  for (int row = 0; row < routes.rows(); ++row) {
+    if (routes.layer_of(row) != layer) continue;
+    for (const moe::Slot& pick : routes.picks(row)) {
+      const auto found = std::find(stack.begin(), stack.end(), pick.expert);
+      const auto too_few = found == stack.end() ? misses.end() : misses.begin() + (found - stack.begin()) + 1;
+      std::for_each(misses.begin(), too_few, [](double& m) { ++m; });
+      if (found != stack.end()) stack.erase(found);
+      stack.insert(stack.begin(), pick.expert);
+    }
+  }
+  return misses;
 }
 
 }  // namespace offload

@@ -20,13 +20,14 @@ struct Technique {
   Kind kind = Kind::cached;
   moe::AnyEviction eviction = moe::Lru{};
   bool own_slots = false;  // every layer has its share of the budget
-  bool gated = false;      // AdapMoE: fewer picks, and slots by its allocation
+  bool gated = false;      // AdapMoE: fewer picks, and slots by its dynamic programming
+  bool curves = false;     // over what an LRU cache of each size missed, not over the paper's model of it
   int horizon = 0;         // layers ahead whose experts are guessed
   bool plan = false;       // the whole pass is guessed before its first layer
   double accuracy = 0;     // of the guesses, per pick
   bool one_wave = false;   // the budget is what one token needs in one layer: nothing is kept
   moe::Access access = moe::Access::direct;
-  int sections = 0;        // of the ring
+  int sections = 0;  // of the ring
 
   bool guesses() const noexcept { return horizon > 0 || plan; }
   /// Whether its output must be that of the resident model, bit for bit.
@@ -49,8 +50,9 @@ inline std::vector<Technique> all_techniques() {
   for (const double accuracy : {1.0, 0.9, 0.8}) add({.name = "next-layer", .horizon = 2, .accuracy = accuracy});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}, .horizon = 2, .accuracy = 0.9});
-  add({.name = "adapmoe", .own_slots = true, .gated = true});
   add({.name = "adapmoe", .own_slots = true, .gated = true, .horizon = 1, .accuracy = 0.86});
+  add({.name = "adapmoe-curves", .own_slots = true, .gated = true, .curves = true});
+  add({.name = "adapmoe-curves", .own_slots = true, .gated = true, .curves = true, .horizon = 1, .accuracy = 0.86});
   for (const double accuracy : {1.0, 0.9})
     add({.name = "expertflow", .eviction = moe::ByPlan{}, .plan = true, .accuracy = accuracy});
   return all;

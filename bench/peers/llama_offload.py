@@ -7,10 +7,10 @@
 
 Both sides run in a cgroup of their own with one limit on memory (the page cache, so the mapped pages, counts): the
 budget and --overhead-mib. Both begin cold and compute the same number of tokens, each with top-8 of 128 experts in 7
-layers of Qwen3-30B-A3B's sizes in bf16, on all cores of the machine. The GGUF (8.5 GiB, written once into --dir, as
-offload_bench does with its records) has almost no attention and 256 words. Its routing is that of random gates, so
-offload_bench takes the trace "uniform", which no cache profits from. Prints the tokens per second of both, their
-ratio, and a line that `offload_bench --append` style CSV files take (--csv FILE). Needs the right to make cgroups.
+layers of Qwen3-30B-A3B's sizes in bf16, on all cores of the machine (offload_bench leaves one of them to its reader).
+The GGUF (8.5 GiB, written once into --dir, as offload_bench does with its records) has almost no attention and 256
+words. Its routing is that of random gates, so offload_bench takes the trace "uniform", which no cache profits from.
+Prints the tokens per second of both and their ratio. Needs the right to make cgroups.
 """
 
 import argparse
@@ -72,12 +72,13 @@ class Model:
             writer.write_tensor_data(array)
         base = random_bf16(numpy.random.default_rng(1), s.ffn * s.hidden, 0.02)
         for i, (name, (rows, columns)) in enumerate(experts):
-            print(f"\rwriting {self.path}: {100 * i // len(experts):3d} %", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"\rwriting {self.path}: {100 * i // len(experts):3d} %", end="", file=sys.stderr, flush=True)
             # Every expert has other values: the same ones, moved.
             turned = [numpy.roll(base, 64 * (1 + i * s.experts + e)).reshape(rows, columns) for e in range(s.experts)]
             writer.write_tensor_data(numpy.stack(turned))
         writer.close()
-        print(file=sys.stderr)
+        print(f"\rwrote {self.path}    ", file=sys.stderr)
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         os.rename(unfinished, self.path)

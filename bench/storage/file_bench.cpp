@@ -54,7 +54,7 @@ void read_all(benchmark::State& state, moe::Access access) {
     state.ResumeTiming();
     moe::PendingReads reads(experts);
     for (moe::ExpertId e = 0; e < experts; ++e)
-      file.read(e, 0, memory.data() + static_cast<std::size_t>(e) * file.bytes(0), &moe::PendingReads::done, &reads);
+      file.read({e, 0, memory.data() + static_cast<std::size_t>(e) * file.bytes(0), &moe::PendingReads::done, &reads});
     reads.wait();
   }
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(memory.bytes()));

@@ -12,8 +12,9 @@ float probability(float logit) { return 1 / (1 + std::exp(-logit)); }
 
 }  // namespace
 
-Guesser::Guesser(const StorageChoice& choice, const moe::io::ModelConfig& config, int logits)
-    : predictor_(choice.predictor),
+Guesser::Guesser(const StorageChoice& choice, const moe::io::ModelConfig& config, int logits, const moe::Cpu& cpu)
+    : cpu_(cpu),
+      predictor_(choice.predictor),
       horizon_(choice.horizon),
       layers_(config.layers),
       picks_(config.experts_per_token) {
@@ -41,7 +42,7 @@ void Guesser::begin_pass(moe::Row<const int> tokens, int streams, const moe::Exp
   if (!paths_) return;
   const int own = tokens.size() / streams;
   if (logits_.rows() < own) logits_ = Matrix(own, paths_->outputs());
-  paths_->advance(path_state_, tokens.first(own), logits_.first(own));
+  paths_->advance(cpu_, path_state_, tokens.first(own), logits_.first(own));
   cache.plan(planned(logits_.first(own)));
 }
 
@@ -73,7 +74,7 @@ ConstRows Guesser::logits(int layer) {
 }
 
 void Guesser::routed(int layer, const moe::Frame<>& frame) {
-  if (!frequencies_) return;
+  if (!frequencies_ || tokens_.size() == 0) return;
   moe::FrequencyObserver{&*frequencies_, layer, tokens_.data()}.done(frame);
 }
 

@@ -19,7 +19,7 @@ class Guesser {
  public:
   /// Throws moe::Error if the choice's predictor does not fit the model, whose routers take `logits` numbers, and
   /// moe::IoError for its file.
-  Guesser(const StorageChoice& choice, const moe::io::ModelConfig& config, int logits);
+  Guesser(const StorageChoice& choice, const moe::io::ModelConfig& config, int logits, const moe::Cpu& cpu);
 
   void begin_sequence();
   /// The layers are about to run for these tokens [T] of `streams` copies of one text: a predictor of paths plans.
@@ -36,6 +36,7 @@ class Guesser {
  private:
   std::vector<moe::PlannedExpert> planned(ConstRows logits) const;
 
+  moe::Cpu cpu_;
   Predictor predictor_;
   int horizon_, layers_, picks_;
   std::vector<int> moe_layers_;  // [layer with experts] its number in the model

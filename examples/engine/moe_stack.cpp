@@ -1,14 +1,15 @@
 #include "moe_stack.hpp"
 
 #include <algorithm>
-#include <moe/storage/background.hpp>
-#include <moe/storage/resident.hpp>
+#include <moe/prefetch.hpp>
 #include <numeric>
 #include <span>
 #include <utility>
 
 #include "adamoe.hpp"
+#include "expert_storages.hpp"
 #include "families.hpp"
+#include "guesser.hpp"
 #include "sampling.hpp"
 #include "shared_storage.hpp"
 
@@ -16,9 +17,10 @@ namespace engine {
 
 namespace {
 
-/// Counts the picks of every call, and shows it to who asked.
+/// Counts the picks of every call, and shows it to who learns from it and to who asked.
 struct Watch {
   LayerLoad* load;
+  Guesser* guesser;
   const RoutingObserver* observer;
 
   void routed(const moe::Frame<>& frame) const {
@@ -26,6 +28,7 @@ struct Watch {
     for (std::size_t e = 0; e < load->picks.size(); ++e) {
       load->picks[e] += frame.dispatch.entries(static_cast<moe::ExpertId>(e)).size();
     }
+    if (guesser != nullptr) guesser->routed(load->layer, frame);
     if (*observer) (*observer)(load->layer, frame);
   }
 };
@@ -38,8 +41,14 @@ MoeStack::MoeStack(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const 
       cpu_(options.cpu),
       format_(options.format.value_or(format_of(checkpoint_->default_format()))),
       nulls_(nulls) {
-  if (options.storage.cache_bytes) cache_.emplace(moe::CacheOptions{.bytes = *options.storage.cache_bytes});
-  with_format(format_, [&]<class F>(std::type_identity<F>) { add_layers<F>(progress); });
+  with_format(format_, [&]<class F>(std::type_identity<F>) {
+    offloading_ =
+        std::make_unique<const Offloading>(options.storage, sizes_of_experts<F>(*checkpoint_, options.storage));
+    if (offloading_->guesses())
+      guesser_ = std::make_shared<Guesser>(options.storage, checkpoint_->config(),
+                                           checkpoint_->config().experts + nulls_.count, cpu_);
+    add_layers<F>(progress);
+  });
   set_policy(AsTrained{});
 }
 
@@ -51,33 +60,31 @@ void MoeStack::add_layers(const LoadProgress& progress) {
   makers_.resize(layers);
   layers_.resize(layers);
   loads_.reserve(layers);  // observers keep pointers
+  const ExpertStorages<F> storages(checkpoint_, *offloading_);
   for (int layer = 0; layer < config.layers; ++layer) {
     if (progress) progress(layer, config.layers);
     if (config.is_moe_layer(layer)) {
       loads_.push_back({layer, 0, std::vector<std::int64_t>(static_cast<std::size_t>(config.experts))});
-      add_expert_layer<F>(layer, loads_.back());
+      storages.with_storage(layer, static_cast<int>(loads_.size()) - 1, [&]<class Storage>(Storage storage) {
+        if constexpr (requires { storage.bytes_held(); }) resident_bytes_ += storage.bytes_held();
+        add_expert_layer(layer, std::move(storage), loads_.back());
+      });
     } else {
       layers_[static_cast<std::size_t>(layer)] = dense_layer<F>(layer);
     }
   }
 }
 
-template <class F>
-void MoeStack::add_expert_layer(int layer, LayerLoad& load) {
+template <class Storage>
+void MoeStack::add_expert_layer(int layer, Storage storage, LayerLoad& load) {
   Matrix& gate = gates_[static_cast<std::size_t>(layer)];
   gate = gate_with_nulls(*checkpoint_, layer, nulls_);
-  const auto make_over = [&]<class S>(S storage) {
-    const auto shared = std::make_shared<const S>(std::move(storage));
-    makers_[static_cast<std::size_t>(layer)] = [=, view = std::as_const(gate).view(), cpu = cpu_,
-                                                watch = Watch{&load, observer_.get()}](PolicyRouter router) {
-      return moe::erase(moe::MoELayer{moe::Linear{view}, std::move(router), SharedStorage<S>{shared}, cpu}, watch);
-    };
+  const auto shared = std::make_shared<const Storage>(std::move(storage));
+  makers_[static_cast<std::size_t>(layer)] = [=, view = std::as_const(gate).view(), cpu = cpu_,
+                                              watch =
+                                                  Watch{&load, guesser_.get(), observer_.get()}](PolicyRouter router) {
+    return moe::erase(moe::MoELayer{moe::Linear{view}, std::move(router), SharedStorage<Storage>{shared}, cpu}, watch);
   };
-  moe::io::CheckpointExperts<F> source(checkpoint_, layer);
-  if (cache_) return make_over(moe::Cached{*cache_, moe::Background{std::move(source)}});
-  moe::Resident storage{source};
-  resident_bytes_ += storage.bytes_held();
-  make_over(std::move(storage));
 }
 
 template <class F>
@@ -116,11 +123,34 @@ void MoeStack::set_policy(const Policy& policy) {
   policy_ = policy;
 }
 
+void MoeStack::begin_sequence() const {
+  offloading_->begin_sequence();
+  if (guesser_) guesser_->begin_sequence();
+}
+
+void MoeStack::begin_pass(int tokens, int streams, const moe::RouteContext<>& context) const {
+  if (guesser_) guesser_->begin_pass({context.tokens, tokens}, streams, *offloading_->cache());
+}
+
 void MoeStack::forward(int layer, ConstRows x, Rows y, moe::Workspace<>& workspace, moe::RouteContext<> context) const {
+  if (guesser_) guess(layer, x, workspace, context);
+  layers_[static_cast<std::size_t>(layer)]->forward({.x = x, .y = y, .context = context_of(layer, context)}, workspace);
+}
+
+/// As long as all that is guessed for a layer is there, the next one is guessed for too.
+void MoeStack::guess(int layer, ConstRows x, moe::Workspace<>& workspace, const moe::RouteContext<>& context) const {
+  moe::prefetch_ahead(guesser_->count_after(layer), [&](int ahead) {
+    const int next = guesser_->first_after(layer) + ahead;
+    return layers_[static_cast<std::size_t>(next)]->prefetch(
+        {.x = x, .logits = guesser_->logits(next), .context = context_of(next, context)}, workspace);
+  });
+}
+
+moe::RouteContext<> MoeStack::context_of(int layer, moe::RouteContext<> context) const {
   const auto i = static_cast<std::size_t>(layer);
   context.seed = SplitMix64(context.seed + i).next();
   if (!allowed_[i].empty()) context.allowed = allowed_[i].data();
-  layers_[i]->forward({.x = x, .y = y, .context = context}, workspace);
+  return context;
 }
 
 void MoeStack::reset_loads() {
@@ -140,15 +170,9 @@ double MoeStack::experts_per_token() const {
 }
 
 StorageFigures MoeStack::storage_figures() const {
-  StorageFigures figures{.bytes_read = resident_bytes_, .bytes_held = resident_bytes_};
-  if (cache_) {
-    const moe::CacheStatistics cache = cache_->statistics();
-    figures.hits = cache.hits;
-    figures.misses = cache.misses;
-    figures.bytes_read += cache.bytes_read;
-    figures.bytes_held += cache_->bytes_held();
-    figures.stalls = cache.stalls;
-  }
+  StorageFigures figures = offloading_->figures();
+  figures.bytes_read += resident_bytes_;
+  figures.bytes_held += resident_bytes_;
   return figures;
 }
 

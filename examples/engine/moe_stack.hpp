@@ -6,29 +6,22 @@
 #include <memory>
 #include <moe/any_layer.hpp>
 #include <moe/io/checkpoint.hpp>
-#include <moe/storage/cached.hpp>
-#include <optional>
 #include <vector>
 
 #include "dense.hpp"
+#include "offloading.hpp"
 #include "options.hpp"
 #include "policy.hpp"
 
 namespace engine {
+
+class Guesser;
 
 /// How often the experts of one layer were picked.
 struct LayerLoad {
   int layer = 0;
   std::int64_t tokens = 0;
   std::vector<std::int64_t> picks;  // [E]
-};
-
-/// What the storage of the experts did.
-struct StorageFigures {
-  std::uint64_t hits = 0, misses = 0;  // of a cache
-  std::uint64_t bytes_read = 0;        // records brought into memory, when they were loaded or when they were missed
-  std::uint64_t bytes_held = 0;
-  std::uint64_t stalls = 0;
 };
 
 using LoadProgress = std::function<void(int done, int total)>;
@@ -52,6 +45,10 @@ class MoeStack {
 
   /// For calls of up to `tokens` tokens, whatever the layer.
   moe::WorkspaceSize workspace(int tokens) const;
+  /// A new text: what caches and predictors count by sequence begins anew.
+  void begin_sequence() const;
+  /// The layers are about to run for the tokens of `context`, those of `streams` copies of one text.
+  void begin_pass(int tokens, int streams, const moe::RouteContext<>& context) const;
   /// The seed of `context` is mixed with the layer, so that layers throw different coins.
   void forward(int layer, ConstRows x, Rows y, moe::Workspace<>& workspace, moe::RouteContext<> context = {}) const;
   /// One observer; an empty one ends it.
@@ -62,6 +59,7 @@ class MoeStack {
   void reset_loads();
   /// Picks per token and layer, on average over all layers with experts.
   double experts_per_token() const;
+  const Offloading& offloading() const noexcept { return *offloading_; }
   StorageFigures storage_figures() const;
 
  private:
@@ -70,15 +68,18 @@ class MoeStack {
 
   template <class F>
   void add_layers(const LoadProgress& progress);
-  template <class F>
-  void add_expert_layer(int layer, LayerLoad& load);
+  template <class Storage>
+  void add_expert_layer(int layer, Storage storage, LayerLoad& load);
   template <class F>
   std::unique_ptr<moe::AnyLayer<>> dense_layer(int layer);
+  moe::RouteContext<> context_of(int layer, moe::RouteContext<> context) const;
+  void guess(int layer, ConstRows x, moe::Workspace<>& workspace, const moe::RouteContext<>& context) const;
 
   std::shared_ptr<const moe::io::Checkpoint> checkpoint_;
   moe::Cpu cpu_;
   Format format_;
-  std::optional<moe::ExpertCache> cache_;
+  std::unique_ptr<const Offloading> offloading_;
+  std::shared_ptr<Guesser> guesser_;  // null: nobody guesses
   std::uint64_t resident_bytes_ = 0;
   std::vector<LayerLoad> loads_;
   TrainedNulls nulls_;

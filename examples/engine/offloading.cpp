@@ -11,7 +11,9 @@ namespace {
 using Kind = StorageChoice::Kind;
 
 void check(const StorageChoice& c, const ExpertSizes& sizes) {
-  const auto refuse = [](const char* option, const char* reason) { moe::raise(moe::Error(std::string(option) + reason)); };
+  const auto refuse = [](const char* option, const char* reason) {
+    moe::raise(moe::Error(std::string(option) + reason));
+  };
   const bool cached = c.kind == Kind::cached;
   if (!cached && c.prefetch != moe::Prefetch::off) refuse("--prefetch", " needs --storage cached:BYTES");
   if (!cached && c.mixed) refuse("--low-precision", " needs --storage cached:BYTES");
@@ -20,8 +22,8 @@ void check(const StorageChoice& c, const ExpertSizes& sizes) {
   if (c.per_layer && !c.allocation.empty()) refuse("--per-layer", " excludes --allocation");
   if (c.staging_slots < 0) refuse("--staging", ": a number of slots from 0 on");
   if (c.horizon < 1) refuse("--horizon", ": at least 1 layer");
-  if (!c.allocation.empty()) moe::require_equal("--allocation", "layers with experts", sizes.layers,
-                                                static_cast<int>(c.allocation.size()));
+  if (!c.allocation.empty())
+    moe::require_equal("--allocation", "layers with experts", sizes.layers, static_cast<int>(c.allocation.size()));
   const auto [low, skip] = c.thresholds;
   if (!(low >= 0 && low <= skip && skip <= 1)) refuse("--thresholds", ": two numbers from 0 to 1 in ascending order");
   if (!(c.low_share >= 0 && c.low_share < 1)) refuse("--low-share", ": a number from 0 to below 1");
@@ -57,8 +59,7 @@ Offloading::Offloading(const StorageChoice& choice, const ExpertSizes& sizes) : 
   check(choice, sizes);
   if (choice.kind == Kind::cached) cache_.emplace(options_of(choice, sizes), choice.eviction);
   if (choice.lower_bytes != 0) lower_.emplace(moe::CacheOptions{.bytes = choice.lower_bytes});
-  if (choice.kind == Kind::ring)
-    ring_.emplace(moe::RingOptions{.bytes = choice.bytes, .sections = choice.ring_layers});
+  if (choice.kind == Kind::ring) ring_.emplace(moe::RingOptions{.bytes = choice.bytes, .sections = choice.ring_layers});
 }
 
 void Offloading::begin_sequence() const {

@@ -25,6 +25,7 @@ Sequence::Sequence(const Model& model, std::vector<int> rules)
 
 ConstRows Sequence::append(std::span<const int> tokens, LogitsOf which) {
   check(tokens);
+  if (position_ == 0) model_.experts().begin_sequence();
   const auto count = static_cast<int>(tokens.size());
   const int rows = which == LogitsOf::every_token ? count : std::min(count, 1);  // of a stream
   if (logits_.rows() < rows * streams()) logits_ = Matrix(rows * streams(), model_.config().vocab);
@@ -68,7 +69,8 @@ void Sequence::append_batch(std::span<const int> tokens) {
   }
   if (observer_) observer_(0, x);
   attention_.begin(position_, count);
-  const moe::RouteContext<> routing = context(count);
+  const moe::RouteContext<> routing = context(tokens);
+  model_.experts().begin_pass(x.rows, streams(), routing);
   for (int i = 0; i < layers; ++i) {
     layer(i, x, routing);
     if (observer_ && i + 1 < layers) observer_(i + 1, x);
@@ -78,17 +80,23 @@ void Sequence::append_batch(std::span<const int> tokens) {
   position_ += count;
 }
 
-/// What routers may know of the rows of the next `tokens` tokens.
-moe::RouteContext<> Sequence::context(int tokens) {
+/// What routers may know of the rows of the next tokens.
+moe::RouteContext<> Sequence::context(std::span<const int> tokens) {
+  row_tokens_.clear();
   row_rules_.clear();
   row_positions_.clear();
   for (const int rule : rules_) {
-    for (int t = 0; t < tokens; ++t) {
+    row_tokens_.insert(row_tokens_.end(), tokens.begin(), tokens.end());
+    for (int t = 0; t < static_cast<int>(tokens.size()); ++t) {
       row_rules_.push_back(rule);
       row_positions_.push_back(position_ + t);
     }
   }
-  return {.rules = row_rules_.data(), .positions = row_positions_.data(), .seed = seed_, .decode = tokens == 1};
+  return {.tokens = row_tokens_.data(),
+          .rules = row_rules_.data(),
+          .positions = row_positions_.data(),
+          .seed = seed_,
+          .decode = tokens.size() == 1};
 }
 
 /// x += attention(norm(x)); x += experts(norm(x))

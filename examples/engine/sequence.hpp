@@ -50,7 +50,7 @@ class Sequence {
  private:
   void check(std::span<const int> tokens) const;
   void append_batch(std::span<const int> tokens);
-  moe::RouteContext<> context(int tokens);
+  moe::RouteContext<> context(std::span<const int> tokens);
   void layer(int index, Rows x, const moe::RouteContext<>& context);
   void write_logits(int first_row, Rows logits);
 
@@ -60,7 +60,7 @@ class Sequence {
   std::vector<KvCache> caches_;  // [layer, stream]
   moe::Workspace<> workspace_;
   Matrix hidden_, normed_, update_, logits_;
-  std::vector<int> row_rules_, row_positions_;  // of a batch
+  std::vector<int> row_tokens_, row_rules_, row_positions_;  // of a batch
   Observer observer_;
   std::uint64_t seed_ = 0;
   int position_ = 0;

@@ -47,8 +47,7 @@ class SharedStorage<S> {
   void abandon(std::span<const moe::ExpertNeed> rest, const moe::Wave<pin>& wave) const noexcept {
     if constexpr (requires { storage_->abandon(rest, wave); }) storage_->abandon(rest, wave);
   }
-  int expect(std::span<const moe::ExpertNeed> guesses) const
-      requires requires(const S& s) { s.expect(guesses); }
+  int expect(std::span<const moe::ExpertNeed> guesses) const requires requires(const S& s) { s.expect(guesses); }
   { return storage_->expect(guesses); }
   void residency(std::uint32_t* bits) const noexcept { storage_->residency(bits); }
 

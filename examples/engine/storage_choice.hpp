@@ -29,12 +29,12 @@ struct StorageChoice {
 
   // of a cache
   moe::AnyEviction eviction = moe::Lru{};
-  bool per_layer = false;          // every layer its own slots, as many as the others
-  std::vector<int> allocation{};   // slots of each layer with experts; empty: see `per_layer`
-  int staging_slots = 0;           // within the bytes, for experts that are used and not kept
+  bool per_layer = false;         // every layer its own slots, as many as the others
+  std::vector<int> allocation{};  // slots of each layer with experts; empty: see `per_layer`
+  int staging_slots = 0;          // within the bytes, for experts that are used and not kept
   moe::Prefetch prefetch = moe::Prefetch::off;
   Predictor predictor = Predictor::next_gate;
-  int horizon = 3;  // layers that are guessed for, as long as nothing is missing
+  int horizon = 3;                            // layers that are guessed for, as long as nothing is missing
   std::filesystem::path predictor_file = {};  // of Predictor::paths
 
   // experts of less importance in q4_0

@@ -60,21 +60,6 @@ TEST_CASE("a layer without experts is an MoE layer of one expert") {
   }
 }
 
-TEST_CASE("storages as text") {
-  const auto bytes = [](std::string_view text) { return engine::storage_from_text(text).cache_bytes; };
-  CHECK(!bytes("resident"));
-  CHECK(bytes("cached:1") == 1u);
-  CHECK(bytes("cached:4096") == 4096u);
-  CHECK(bytes("cached:3K") == 3072u);
-  CHECK(bytes("cached:64M") == 64u << 20);
-  CHECK(bytes("cached:5G") == std::size_t{5} << 30);
-  for (const char* wrong : {"", "Resident", "cached", "cached:", "cached:0", "cached:M", "cached:-1", "cached:1.5M",
-                            "cached:1KB", "cached: 1K", "cached:99999999999999999999", "cached:9999999999G", "disk"}) {
-    CAPTURE(wrong);
-    CHECK_THROWS_WITH_AS(engine::storage_from_text(wrong), doctest::Contains("resident or cached:BYTES"), moe::Error);
-  }
-}
-
 TEST_CASE("formats as text") {
   for (const char* name : {"f32", "bf16", "f16", "q8_0", "mxfp4", "q4_0"}) {
     CHECK(engine::format_name(engine::format_from_name(name)) == name);

@@ -185,7 +185,7 @@ TEST_CASE("generate refuses what it cannot do, and says what would do") {
   shell.refuses(start + ids + " --logits /nowhere/out", "/nowhere/out");
   shell.refuses(start + " --token-ids " + shell.path("outside"), "0 to 47");
   shell.refuses(start + ids + " --storage disk", "resident or cached:BYTES");
-  shell.refuses(start + ids + " --storage cached:1K", "at least one record");
+  shell.refuses(start + ids + " --storage cached:1K", "at least 1 of ");
   shell.refuses(start + ids + " --format int4", "f32, bf16, f16, q8_0, mxfp4 or q4_0");
   shell.refuses(start + ids + " --temperature -1", "--temperature");
   shell.refuses(start + ids + " --threads -1", "--threads");

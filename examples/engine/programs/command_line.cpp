@@ -55,8 +55,7 @@ void ModelOptions::add_to(CLI::App& app) {
 void ModelOptions::add_without_policy(CLI::App& app) {
   app.add_option("--model", model, "Directory with config.json and safetensors (Mixtral, Qwen3-MoE, OLMoE)")
       ->required();
-  app.add_option("--storage", storage, "Where the experts live: resident, or cached:BYTES as in cached:64M")
-      ->capture_default_str();
+  storage.add_to(app);
   app.add_option("--format", format,
                  "Weights of the experts: f32, bf16, f16, q8_0, mxfp4 or q4_0 (default: as stored)");
   app.add_option("--adamoe", adamoe, "Directory of what makes an AdaMoE of the model: config.json, adamoe.safetensors");
@@ -65,7 +64,7 @@ void ModelOptions::add_without_policy(CLI::App& app) {
 }
 
 engine::Options ModelOptions::parse() const {
-  engine::Options options{engine::storage_from_text(storage), {}, cpu.cpu()};
+  engine::Options options{storage.parse(), {}, cpu.cpu()};
   if (!format.empty()) options.format = engine::format_from_name(format);
   options.adamoe = adamoe;
   return options;
@@ -88,11 +87,6 @@ void require_bytes_as_tokens(const moe::io::ModelConfig& config, const std::stri
 // ---- figures
 
 namespace {
-
-double hit_rate(const engine::StorageFigures& f) {
-  const double asked = static_cast<double>(f.hits) + static_cast<double>(f.misses);
-  return asked == 0 ? 1.0 : static_cast<double>(f.hits) / asked;
-}
 
 /// One bar per expert, an eighth of a line high per step.
 std::string bars(const std::vector<std::int64_t>& picks) {
@@ -117,34 +111,25 @@ std::string load_text(const engine::LayerLoad& load) {
 }  // namespace
 
 Json figures_as_json(const engine::Model& model) {
-  const engine::StorageFigures f = model.experts().storage_figures();
   Json loads = Json::array();
   for (const engine::LayerLoad& load : model.experts().loads()) {
     loads.push_back({{"layer", load.layer}, {"tokens", load.tokens}, {"picks", load.picks}});
   }
-  return {{"format", engine::format_name(model.experts().format())},
-          {"threads", model.cpu().pool->size()},
-          {"isa", moe::isa_name(model.cpu().isa)},
-          {"experts_per_token", model.experts().experts_per_token()},
-          {"bytes_read", f.bytes_read},
-          {"bytes_held", f.bytes_held},
-          {"hits", f.hits},
-          {"misses", f.misses},
-          {"hit_rate", hit_rate(f)},
-          {"stalls", f.stalls},
-          {"expert_load", loads}};
+  Json out = storage_as_json(model);
+  out["format"] = engine::format_name(model.experts().format());
+  out["threads"] = model.cpu().pool->size();
+  out["isa"] = moe::isa_name(model.cpu().isa);
+  out["experts_per_token"] = model.experts().experts_per_token();
+  out["expert_load"] = std::move(loads);
+  return out;
 }
 
 std::string figures_as_text(const engine::Model& model) {
-  const engine::StorageFigures f = model.experts().storage_figures();
-  const bool cached = f.hits + f.misses > 0;
   std::string text = number_text(model.experts().experts_per_token(), 2) + " experts per token and layer, " +
                      std::string(engine::format_name(model.experts().format())) + ", " +
                      std::to_string(model.cpu().pool->size()) + " threads, " +
                      std::string(moe::isa_name(model.cpu().isa)) + "\n";
-  text += "experts: " + bytes_text(static_cast<double>(f.bytes_read)) + " read, " +
-          bytes_text(static_cast<double>(f.bytes_held)) + " held, hit rate " + number_text(100 * hit_rate(f), 1) +
-          " %" + (cached ? ", waited " + std::to_string(f.stalls) + " times\n" : " (all resident)\n");
+  text += storage_as_text(model);
   text += "load of the experts by layer, lowest to highest share of the picks:\n";
   for (const engine::LayerLoad& load : model.experts().loads()) text += load_text(load);
   return text;

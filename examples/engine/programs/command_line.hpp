@@ -10,6 +10,7 @@
 
 #include "model.hpp"
 #include "options.hpp"
+#include "storage_options.hpp"
 
 namespace programs {
 
@@ -29,7 +30,8 @@ struct CpuOptions {
 
 /// --model, how it is held, and who chooses its experts.
 struct ModelOptions {
-  std::string model, storage = "resident", format, adamoe, policy = "trained";
+  std::string model, format, adamoe, policy = "trained";
+  StorageOptions storage;
   CpuOptions cpu;
   bool json = false;
 

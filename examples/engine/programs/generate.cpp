@@ -3,9 +3,11 @@
 #include <charconv>
 #include <iostream>
 #include <moe/io/safetensors.hpp>
+#include <moe/io/trace_file.hpp>
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "command_line.hpp"
 #include "contrast.hpp"
@@ -41,7 +43,7 @@ struct Arguments {
   ModelOptions model;
   ContrastArguments contrast;
   std::optional<std::string> prompt;
-  std::string token_file, logits_file;
+  std::string token_file, logits_file, trace_file;
   std::optional<int> tokens;
   double temperature = 0;
   std::uint64_t seed = 0;
@@ -56,6 +58,7 @@ struct Arguments {
     app.add_option("--temperature", temperature, "0 always takes the likeliest token")->capture_default_str();
     app.add_option("--seed", seed, "Of the random numbers; the same seed repeats a text")->capture_default_str();
     app.add_option("--logits", logits_file, "Write the logits of the given tokens to this safetensors file");
+    app.add_option("--trace", trace_file, "Write the experts chosen for every token to this file, for replay");
   }
 };
 
@@ -100,6 +103,45 @@ void write_logits(const std::string& path, engine::ConstRows logits) {
   moe::io::write_safetensors(path, std::span(&tensor, 1));
 }
 
+/// The experts chosen in every layer, in the order of execution. Each stream of the text is a sequence.
+class Recorder {
+ public:
+  Recorder(engine::Model& model, const engine::Sequence& sequence)
+      : model_(model),
+        sequence_(sequence),
+        trace_(model.config().layers, model.config().experts, model.config().experts_per_token) {
+    model.experts().observe([this](int layer, const moe::Frame<>& frame) { see(layer, frame); });
+  }
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+  ~Recorder() { model_.experts().observe({}); }
+
+  /// So many tokens are appended next.
+  void expect(std::size_t tokens) { end_ = sequence_.position() + static_cast<int>(tokens); }
+  const moe::RoutingTrace& trace() const { return trace_; }
+
+ private:
+  /// Rows are the tokens of the first stream, then those of the next; long texts come in several batches.
+  void see(int layer, const moe::Frame<>& frame) {
+    const int first = sequence_.position(), streams = sequence_.streams();
+    const int count = std::min(engine::Sequence::batch / streams, end_ - first);
+    streams_.clear();
+    tokens_.clear();
+    for (int row = 0; row < count * streams; ++row) {
+      streams_.push_back(row / count);
+      tokens_.push_back(first + row % count);
+    }
+    moe::TraceObserver{.trace = &trace_, .layer = layer, .sequences = streams_.data(), .tokens = tokens_.data()}.done(
+        frame);
+  }
+
+  engine::Model& model_;
+  const engine::Sequence& sequence_;
+  moe::RoutingTrace trace_;
+  std::vector<int> streams_, tokens_;  // of a batch's rows
+  int end_ = 0;
+};
+
 /// One run: reads what was given, then goes on from it.
 class Generation {
  public:
@@ -115,7 +157,9 @@ class Generation {
     } else {
       sequence_.emplace(model);
     }
-    (contrast_ ? contrast_->streams() : *sequence_).set_seed(arguments.seed);
+    engine::Sequence& sequence = contrast_ ? contrast_->streams() : *sequence_;
+    sequence.set_seed(arguments.seed);
+    if (!arguments.trace_file.empty()) recorder_.emplace(model, sequence);
   }
 
   void run() {
@@ -126,11 +170,13 @@ class Generation {
     if (all) write_logits(arguments_.logits_file, logits);
     if (count_ > 0) emit(given_);
     go_on(logits.slice(logits.rows - 1, 1));
+    if (recorder_) moe::io::write_trace(arguments_.trace_file, recorder_->trace());
   }
   void report() const { arguments_.model.json ? print_json() : print_text(); }
 
  private:
   engine::ConstRows append(std::span<const int> tokens, engine::LogitsOf which) {
+    if (recorder_) recorder_->expect(tokens.size());
     return contrast_ ? contrast_->append(tokens, which) : sequence_->append(tokens, which);
   }
   void go_on(engine::ConstRows logits) {
@@ -178,7 +224,7 @@ class Generation {
     Json out = figures_as_json(model_);
     out["model"] = arguments_.model.model;
     out["family"] = moe::io::family_name(model_.config().family);
-    out["storage"] = arguments_.model.storage;
+    out["storage"] = arguments_.model.storage.storage;
     out["policy"] = arguments_.model.policy;
     if (contrast_) out["self_contrast"] = arguments_.contrast.json();
     if (arguments_.prompt) out["prompt"] = *arguments_.prompt;
@@ -199,6 +245,7 @@ class Generation {
   engine::Model& model_;
   std::optional<engine::Sequence> sequence_;
   std::optional<engine::ContrastSequence> contrast_;
+  std::optional<Recorder> recorder_;
   engine::Sampler sampler_;
   std::vector<int> given_, generated_;
   bool bytes_;

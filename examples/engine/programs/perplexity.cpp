@@ -94,7 +94,7 @@ void print_json(const Score& score, const Windows& windows, const engine::Model&
   Json out = figures_as_json(model);
   out["model"] = arguments.model.model;
   out["family"] = moe::io::family_name(model.config().family);
-  out["storage"] = arguments.model.storage;
+  out["storage"] = arguments.model.storage.storage;
   out["text"] = arguments.text;
   out["policy"] = arguments.model.policy;
   out["bits_per_byte"] = score.bits_per_byte();
