@@ -29,12 +29,12 @@ bench() {
   "$build/bin/offload_bench" --dir "$disk" --csv "$out/$name.csv" "$@" | tee "$out/$name.txt"
 }
 
-bench one --budgets 7 10 25 50 --tokens 24
-bench taste --traces taste --budgets 25 --tokens 24
+bench one --budgets 7 10 25 50
+bench taste --traces taste --budgets 25
 if [ -x "$build/bin/generate" ]; then
   "$build/bin/generate" --model "$here/../examples/models/kjv-mixtral" --prompt "And it came to pass" --tokens 80 \
     --trace "$out/own-model.jsonl" >/dev/null
-  bench own --traces "$out/own-model.jsonl" --budgets 25 50 --tokens 64
+  bench own --traces "$out/own-model.jsonl" --budgets 25 50
 fi
 of_batches="lru lru-per-layer lfu next-layer adapmoe-curves expertflow resident"
 # shellcheck disable=SC2086

@@ -27,7 +27,7 @@ struct Options {
   std::vector<std::string> traces{"sticky"}, techniques;
   std::vector<int> batches{1};
   std::vector<double> budgets{7, 10, 25, 50};
-  int tokens = 32, warmup = 24, sequence = 24, rounds = 3;
+  int tokens = 24, warmup = 48, sequence = 24, rounds = 3;
   int threads = 0, readers = 1;
   bool no_resident = false, make_only = false, balance = false, rings = false;
   std::string csv;

@@ -1,15 +1,19 @@
-// Reading records from disk: one read per expert, past the page cache and through it. The file lies in TMPDIR or
-// /var/tmp and is dropped from the page cache before every round, so that buffered reads are cold.
+// Reading records from disk: one read per expert, past the page cache and through it, on threads and by io_uring. The
+// file lies in TMPDIR or /var/tmp and is dropped from the page cache before every round, so that buffered reads are
+// cold.
 
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <moe/io/uring.hpp>
+#include <moe/io/xxh3.hpp>
 #include <moe/moe.hpp>
 
 namespace {
@@ -24,7 +28,7 @@ class RecordsOnDisk {
     const std::vector<float> weights(static_cast<std::size_t>(shape.hidden) * shape.ffn, 0.01f);
     const moe::Matrix up(weights.data(), shape.ffn, shape.hidden), down(weights.data(), shape.hidden, shape.ffn);
     const std::vector<moe::ExpertMatrices> matrices(experts, {up, up, down});
-    moe::write_records(path_, moe::Packed<moe::bf16>{shape, matrices});
+    moe::write_records(path_, moe::Packed<moe::bf16>{shape, matrices}, moe::io::Xxh3{});
   }
   RecordsOnDisk(const RecordsOnDisk&) = delete;
   RecordsOnDisk& operator=(const RecordsOnDisk&) = delete;
@@ -44,9 +48,21 @@ class RecordsOnDisk {
   std::string path_;
 };
 
-void read_all(benchmark::State& state, moe::Access access) {
+const RecordsOnDisk& records_on_disk() {
   static const RecordsOnDisk disk;
-  const moe::File<moe::bf16> file{disk.path(), {.readers = static_cast<int>(state.range(0)), .access = access}};
+  return disk;
+}
+
+template <class Checksum, class Reader>
+using FileBy = moe::File<moe::bf16, moe::PanelLayout, Checksum, Reader>;
+using Plain = FileBy<moe::Unchecked, moe::ThreadReader<>>;
+using Verified = FileBy<moe::io::Xxh3, moe::ThreadReader<>>;
+using ByUring = FileBy<moe::Unchecked, moe::io::UringReader>;
+
+template <class File>
+void read_all(benchmark::State& state, std::type_identity<File>, moe::Access access) {
+  const RecordsOnDisk& disk = records_on_disk();
+  const File file{disk.path(), {.readers = static_cast<int>(state.range(0)), .access = access}};
   const moe::Buffer memory(experts * file.bytes(0));
   for (auto _ : state) {
     state.PauseTiming();
@@ -60,18 +76,15 @@ void read_all(benchmark::State& state, moe::Access access) {
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(memory.bytes()));
   state.counters["direct"] = file.direct();
 }
-BENCHMARK_CAPTURE(read_all, direct, moe::Access::direct)
-    ->ArgName("readers")
-    ->Arg(1)
-    ->Arg(2)
-    ->UseRealTime()
-    ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(read_all, buffered, moe::Access::buffered)
-    ->ArgName("readers")
-    ->Arg(1)
-    ->Arg(2)
-    ->UseRealTime()
-    ->Unit(benchmark::kMillisecond);
+void one_and_two_readers(benchmark::internal::Benchmark* b) {
+  b->ArgName("readers")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+}
+BENCHMARK_CAPTURE(read_all, direct, std::type_identity<Plain>{}, moe::Access::direct)->Apply(one_and_two_readers);
+BENCHMARK_CAPTURE(read_all, direct_verified, std::type_identity<Verified>{}, moe::Access::direct)
+    ->Apply(one_and_two_readers);
+BENCHMARK_CAPTURE(read_all, direct_uring, std::type_identity<ByUring>{}, moe::Access::direct)
+    ->Apply(one_and_two_readers);
+BENCHMARK_CAPTURE(read_all, buffered, std::type_identity<Plain>{}, moe::Access::buffered)->Apply(one_and_two_readers);
 
 }  // namespace
 

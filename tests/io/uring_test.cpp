@@ -4,6 +4,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <cstdio>
+
 #include <doctest/doctest.h>
 
 #include <moe/io/uring.hpp>
@@ -43,11 +45,11 @@ bool reads_everything(const UringFile& file, const moe::Packed<Format>& source) 
 }
 
 /// From now on, in all threads of this process, the kernel answers this call with an error.
-bool refuse(unsigned call, unsigned error) {
+bool refuse(unsigned call, int error) {
   sock_filter filter[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   sock_fprog program{4, filter};
@@ -60,6 +62,7 @@ enum Result { right = 0, wrong = 1, thrown = 2, no_filter = 3, other_path = 4 };
 /// What `body` returns in a process of its own, which filters of calls do not outlive.
 template <class Body>
 int in_child(const Body& body) {
+  std::fflush(nullptr);  // or the child prints it too
   const pid_t child = ::fork();
   REQUIRE(child >= 0);
   if (child == 0) {
@@ -128,7 +131,7 @@ TEST_CASE("where io_uring is refused, reads run on threads") {
   const auto source = w.weights.packed<Format>();
   const unsigned setup = SYS_io_uring_setup, enter = SYS_io_uring_enter, control = SYS_io_uring_register;
   for (const unsigned call : {setup, enter, control})
-    for (const unsigned error : {EPERM, ENOSYS, ENOMEM, EINVAL}) {
+    for (const int error : {EPERM, ENOSYS, ENOMEM, EINVAL}) {
       CAPTURE(call);
       CHECK(in_child([&] {
               if (!refuse(call, error)) return no_filter;

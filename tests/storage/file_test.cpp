@@ -185,7 +185,7 @@ TEST_CASE("no byte of the head can be changed so that other records are read") {
 TEST_CASE("a head of the largest sizes is refused before anything is allocated for it") {
   const Written w;
   std::string bytes = read_file(w.path);
-  for (const std::size_t at : {12, 16, 20, 24}) bytes = patched(bytes, at, 1u << 24);
+  for (const std::size_t at : {12u, 16u, 20u, 24u}) bytes = patched(bytes, at, 1u << 24);
   CHECK(refusal(w, bytes) != "accepted");
   CHECK(refusal(w, patched(bytes, 104, std::uint64_t{1} << 12)) != "accepted");
 }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <set>
 #include <thread>
@@ -64,6 +65,7 @@ std::ptrdiff_t files_in(const std::filesystem::path& folder) {
 /// The exit status of `body` in a process of its own, whose limits and mounts go with it.
 template <class Body>
 int in_child(const Body& body) {
+  std::fflush(nullptr);  // or the child prints it too
   const pid_t child = ::fork();
   REQUIRE(child >= 0);
   if (child == 0) {

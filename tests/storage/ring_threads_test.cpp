@@ -101,6 +101,74 @@ TEST_CASE("a section that is passed while it is read is handed on when it is the
   CHECK(ring.statistics().copies == 3);
   gate.open(experts);
 }
+TEST_CASE("the reads of a layer that is asked for out of order are waited for from the start") {
+  const Weights weights(3);
+  Gate gate;
+  const moe::RingSections ring{{.sections = 1}};
+  std::vector<moe::Ring<GatedSource>> layers;
+  for (int l = 0; l < 3; ++l) layers.emplace_back(ring, GatedSource{weights.packed(l), &gate});
+  ring.start();
+  gate.open(experts);
+  std::thread host([&] {
+    lend_all(layers[2], {0, 1}, [&](const moe::ExpertRef& ref) { CHECK(weights.holds(2, ref)); });
+  });
+  while (gate.count(&Gate::asked) < 2 * experts) std::this_thread::yield();
+  CHECK(gate.urgencies() == std::vector<moe::Urgency>(experts, moe::Urgency::now));
+  gate.open(experts);
+  host.join();
+  gate.open(experts);
+}
+TEST_CASE("what becomes free goes to the layer that was waited for longest") {
+  struct Instant {
+    static void read(const void*, const moe::ReadRequest& request) { request.done(request.who, nullptr); }
+    static void hurry(const void*, const void*) noexcept {}
+  };
+  moe::detail::RingState state{{.sections = 1}};
+  moe::detail::RingLayer layer;
+  layer.experts = 1;
+  layer.stride = layer.record_bytes = moe::page_alignment;
+  layer.read = &Instant::read;
+  layer.hurry = &Instant::hurry;
+  for (int l = 0; l < 4; ++l) state.join(layer);
+  moe::detail::RingSection* held = &state.claim(0);
+  std::vector<int> order;
+  std::vector<std::thread> hosts;
+  for (const int l : {3, 1, 2}) {
+    hosts.emplace_back([&, l] {
+      moe::detail::RingSection& section = state.claim(l);
+      order.push_back(l);  // one section: one thread at a time
+      state.release(section);
+    });
+    const auto waits = [&] {
+      const std::lock_guard lock(state.mutex);
+      return state.layers[static_cast<std::size_t>(l)].waiting == 1;
+    };
+    while (!waits()) std::this_thread::yield();
+  }
+  state.release(*held);
+  for (std::thread& host : hosts) host.join();
+  CHECK(order == std::vector<int>{3, 1, 2});
+}
+TEST_CASE("a layer does not go before its reads were answered") {
+  const Weights weights(1);
+  Gate gate;
+  std::atomic<bool> going{false}, opened{false}, waited{false};
+  std::thread host([&] {
+    {
+      const moe::RingSections ring{{.sections = 1}};
+      const moe::Ring layer{ring, GatedSource{weights.packed(0), &gate}};
+      ring.start();
+      going = true;
+    }
+    waited = opened.load();
+  });
+  while (!going) std::this_thread::yield();
+  for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+  opened = true;
+  gate.open(experts);
+  host.join();
+  CHECK(waited);
+}
 TEST_CASE("layers that go while their sections are being read wait for the reads") {
   for (int i = 0; i < 30; ++i) {
     const Weights weights(3);

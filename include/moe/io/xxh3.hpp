@@ -18,13 +18,11 @@ namespace moe::io {
 // xxhash.h is compiled for the flags of each translation unit.
 inline namespace MOE_BASELINE {
 
-/// The 64-bit XXH3 hash with seed 0 (Collet's XXH3, specification 0.2.0) of all bytes of a record. Finds faults of disks
-/// and half-written files, not forgeries.
+/// The 64-bit XXH3 hash with seed 0 (Collet's XXH3, specification 0.2.0) of all bytes of a record. Finds faults of
+/// disks and half-written files, not forgeries.
 struct Xxh3 {
   static constexpr std::string_view name = "xxh3_64";
-  static std::uint64_t of(std::span<const std::byte> bytes) noexcept {
-    return XXH3_64bits(bytes.data(), bytes.size());
-  }
+  static std::uint64_t of(std::span<const std::byte> bytes) noexcept { return XXH3_64bits(bytes.data(), bytes.size()); }
 };
 
 }  // namespace MOE_BASELINE

@@ -81,7 +81,6 @@ struct RingState {
   Buffer memory;
   std::vector<RingSection> sections;  // empty before the start
   std::vector<RingLayer> layers;
-  int last_ended = 0;
   std::uint64_t tickets = 0;
   RingStatistics statistics;
 
@@ -118,12 +117,10 @@ struct RingState {
     start();
     std::unique_lock lock(mutex);
     RingLayer& layer = at(l);
-    if (layer.section != nullptr) {
+    if (layer.section != nullptr)
       ++layer.section->users;
-      layer.section->spent = false;
-    } else if (layer.waiting++ == 0) {
+    else if (layer.waiting++ == 0)
       layer.ticket = ++tickets;
-    }
     await(layer, lock);
     RingSection& section = *layer.section;
     if (section.phase == RingSection::Phase::failed) {
@@ -137,7 +134,8 @@ struct RingState {
   }
   void release(RingSection& section) noexcept {
     std::unique_lock lock(mutex);
-    if (--section.users == 0) end(section);
+    --section.users;
+    section.spent = true;
     RingSection* loads = plan();
     lock.unlock();
     begin_reads(loads);
@@ -146,7 +144,7 @@ struct RingState {
   void pass(int l) {
     start();
     std::unique_lock lock(mutex);
-    if (RingSection* section = at(l).section; section != nullptr && section->users == 0) end(*section);
+    if (RingSection* section = at(l).section) section->spent = true;
     RingSection* loads = plan();
     lock.unlock();
     begin_reads(loads);
@@ -170,7 +168,6 @@ struct RingState {
       sections[i].state = this;
       sections[i].bytes = memory.data() + i * section_bytes;
     }
-    last_ended = num_layers() - 1;
   }
 
   /// Returns with the layer's section, whose reads have ended.
@@ -202,10 +199,6 @@ struct RingState {
         std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin).count());
   }
 
-  void end(RingSection& section) noexcept {
-    section.spent = true;
-    last_ended = section.layer;
-  }
   void empty(RingSection& section) noexcept {
     if (section.layer >= 0) at(section.layer).section = nullptr;
     section.layer = -1;
@@ -225,7 +218,7 @@ struct RingState {
     }
     for (RingSection& section : sections) {
       if (!section.free()) continue;
-      const int l = absent_after(section.layer >= 0 ? section.layer : last_ended);
+      const int l = absent_after(section.layer);
       if (l >= 0) begin_load(section, l, Urgency::later, loads);
       section.spent = false;
     }
@@ -255,7 +248,7 @@ struct RingState {
     }
     return furthest;
   }
-  /// The first layer behind `l`, round the ring, that has no section; negative if all have one.
+  /// The first layer behind `l`, round the ring, that has no section; negative if all have one. Layer 0 is behind -1.
   int absent_after(int l) noexcept {
     for (int step = 1; step <= num_layers(); ++step) {
       const int candidate = (l + step) % num_layers();
