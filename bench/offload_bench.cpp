@@ -69,6 +69,10 @@ Setup make_setup(const Options& o, const ModelFile& file, const moe::RoutingTrac
           .rows = rows};
 }
 
+std::size_t budget_bytes(const Setup& setup, double percent) {
+  return static_cast<std::size_t>(percent / 100 * static_cast<double>(setup.expert_bytes()));
+}
+
 /// All rounds of some techniques over one experiment.
 class Comparison {
  public:
@@ -93,7 +97,7 @@ class Comparison {
       for (Entry& entry : entries_) {
         show_progress(moe::concat(trace_, ", round ", round + 1, " of ", rounds, ": ", label(entry.technique)));
         if (entry.technique.kind == Kind::resident) continue;
-        Figures figures = experiment_.run(entry.technique, bytes_of(entry.budget));
+        Figures figures = experiment_.run(entry.technique, budget_bytes(experiment_.setup(), entry.budget));
         const Limits after = measure_disk(round);
         compare(entry, figures);
         figures.y = {};
@@ -108,7 +112,8 @@ class Comparison {
   }
 
   double seconds_per_layer(const Technique& t, double budget) {
-    return experiment_.run(t, bytes_of(budget)).seconds / experiment_.schedule().steps / experiment_.setup().layers;
+    return experiment_.run(t, budget_bytes(experiment_.setup(), budget)).seconds / experiment_.schedule().steps /
+           experiment_.setup().layers;
   }
 
  private:
@@ -123,10 +128,6 @@ class Comparison {
     std::string output = "not checked";
     bool right = true;
   };
-
-  std::size_t bytes_of(double budget) const {
-    return static_cast<std::size_t>(budget / 100 * static_cast<double>(experiment_.setup().expert_bytes()));
-  }
 
   /// A disk that others use too is another one a second later: it is measured before and after each turn.
   Limits measure_disk(int round) const {
@@ -208,7 +209,7 @@ bool run_trace(const Options& o, const ModelFile& file, const std::string& name,
     if (wanted(o, t) && !t.budgeted()) comparison.add(t, own_budget(setup, t));
   for (const double budget : o.budgets)
     for (const Technique& t : all_techniques())
-      if (wanted(o, t) && t.budgeted()) comparison.add(t, budget);
+      if (wanted(o, t) && t.budgeted() && fits(setup, t, budget_bytes(setup, budget))) comparison.add(t, budget);
   return comparison.run(o.rounds, report);
 }
 

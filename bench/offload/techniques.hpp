@@ -66,6 +66,13 @@ inline std::string label(const Technique& t) {
   return t.name + " " + accuracy;
 }
 
+/// Whether the budget holds one record of each precision.
+inline bool fits(const Setup& setup, const Technique& t, std::size_t bytes) {
+  const moe::ExpertShape shape{setup.file->sizes().hidden, setup.file->sizes().ffn};
+  const std::size_t low = moe::round_up(moe::PanelLayout::record_bytes<Low>(shape), moe::page_alignment);
+  return bytes >= setup.record_bytes() + (t.kind == Kind::mixed ? low : 0);
+}
+
 /// Room for experts of layers whose slots are taken, out of the same budget.
 inline int staging_slots(int slots, int k) { return std::clamp(slots / 8, 1, k); }
 

@@ -36,6 +36,7 @@
 #include <moe/routers/noisy.hpp>
 #include <moe/routers/null_experts.hpp>
 #include <moe/routers/relu.hpp>
+#include <moe/routers/residency.hpp>
 #include <moe/routers/remap.hpp>
 #include <moe/routers/self_contrast.hpp>
 #include <moe/routers/sensitivity_gate.hpp>
@@ -50,6 +51,8 @@
 #include <moe/storage/eviction.hpp>
 #include <moe/storage/cached.hpp>
 #include <moe/storage/mixed.hpp>
+#include <moe/storage/ring.hpp>
+#include <moe/storage/storage_source.hpp>
 #include <moe/storage/file.hpp>
 #include <moe/storage/subset.hpp>
 #include <moe/storage/concat.hpp>

@@ -145,7 +145,7 @@ void residency_agrees(const Make& make) {
   const fixture::RandomExperts weights(shape, experts, 9);
   fixture::Plan plan;
   const auto storage = make(Source{weights.packed<moe::bf16>(), &plan});
-  if constexpr (requires(std::uint32_t* bits) { storage.residency(bits); }) {
+  if constexpr (requires(std::uint32_t * bits) { storage.residency(bits); }) {
     for (const std::vector<moe::ExpertId>& wanted :
          {std::vector<moe::ExpertId>{}, {3}, {0, 1}, {6, 5, 4, 3, 2, 1, 0}, {2, 2 + 3}}) {
       lend_all(storage, wanted, [](const moe::ExpertRef&) {});

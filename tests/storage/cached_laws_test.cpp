@@ -39,7 +39,9 @@ const std::vector<moe::AnyEviction>& evictions() {
 template <class Laws>
 void matrix(const Laws& laws) {
   using Options = moe::CacheOptions;
-  const std::vector<Options> ways{slots(1), slots(3), slots(experts),
+  const std::vector<Options> ways{slots(1),
+                                  slots(3),
+                                  slots(experts),
                                   {.bytes = 4 * slot_bytes(), .slots_by_layer = {2}, .staging_slots = 1},
                                   {.bytes = slot_bytes(), .slots_by_layer = {0}, .staging_slots = 1},
                                   {.bytes = 4 * slot_bytes(), .staging_slots = 2}};
@@ -61,9 +63,9 @@ void matrix(const Laws& laws) {
 /// Two precisions that are the same, so that no output changes.
 auto mixed(int slots_of_each, int staging) {
   return [=](const Source& source) {
-    const moe::ExpertCache cache{{.bytes = static_cast<std::size_t>(2 * slots_of_each) * slot_bytes(),
-                                  .staging_slots = staging},
-                                 moe::Multidimensional{}};
+    const moe::ExpertCache cache{
+        {.bytes = static_cast<std::size_t>(2 * slots_of_each) * slot_bytes(), .staging_slots = staging},
+        moe::Multidimensional{}};
     return moe::Cached{cache, moe::Mixed{moe::ByImportance{.up_to = {0.4f, 1, 1, 1}}, source, source}};
   };
 }
@@ -85,12 +87,14 @@ TEST_CASE("a call that ended early holds nothing in every kind of cache") {
 TEST_CASE("residency tells what is here in every kind of cache") {
   for (const int n : {1, 3, experts})
     for (const moe::AnyEviction& eviction : evictions()) {
-      storage_laws::residency_agrees(
-          [&](const Source& source) { return moe::Cached{moe::ExpertCache{slots(n), eviction}, source}; });
+      storage_laws::residency_agrees([&](const Source& source) {
+        return moe::Cached{moe::ExpertCache{slots(n), eviction}, source};
+      });
       moe::CacheOptions options = slots(n + 1);
       options.staging_slots = 1;
-      storage_laws::residency_agrees(
-          [&](const Source& source) { return moe::Cached{moe::ExpertCache{options, eviction}, source}; });
+      storage_laws::residency_agrees([&](const Source& source) {
+        return moe::Cached{moe::ExpertCache{options, eviction}, source};
+      });
     }
 }
 TEST_CASE("several host threads get right results from every kind of cache") {

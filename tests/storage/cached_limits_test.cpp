@@ -78,13 +78,17 @@ TEST_CASE("one staging slot is always left for needs") {
 TEST_CASE("impossible ways to cut a budget are refused") {
   const std::string bytes = std::to_string(slot_bytes()), less = std::to_string(slot_bytes() - 1);
   CHECK(refusal({.bytes = slot_bytes() - 1}) ==
-        "moe::ExpertCache: budget in bytes for records of format 0: expected at least 1 of " + bytes + ", found " + less);
-  CHECK(refusal(limited(1, {}, 2)) == "moe::ExpertCache: budget in bytes for records of format 0: expected at least 2 of " +
-                                          bytes + ", found " + bytes);
+        "moe::ExpertCache: budget in bytes for records of format 0: expected at least 1 of " + bytes + ", found " +
+            less);
+  CHECK(refusal(limited(1, {}, 2)) ==
+        "moe::ExpertCache: budget in bytes for records of format 0: expected at least 2 of " + bytes + ", found " +
+            bytes);
   CHECK(refusal(limited(4, {2, 2}, 1), 1) ==
         "moe::ExpertCache: slots_by_layer in all: expected at most 3, what the budget holds beside staging, found 4");
-  CHECK(refusal(limited(4, {1, 0}, 0), 2) == "moe::ExpertCache: slots of layer 1: expected at least 1, or staging_slots, found neither");
-  CHECK(refusal(limited(4, {1, 1}, 0), 3) == "moe::Cached: layers of the cache: expected 2, as in slots_by_layer, found one more");
+  CHECK(refusal(limited(4, {1, 0}, 0), 2) ==
+        "moe::ExpertCache: slots of layer 1: expected at least 1, or staging_slots, found neither");
+  CHECK(refusal(limited(4, {1, 1}, 0), 3) ==
+        "moe::Cached: layers of the cache: expected 2, as in slots_by_layer, found one more");
   moe::CacheOptions shares = slots(4);
   shares.shares = {0.5, 0.5};
   CHECK(refusal(shares) == "moe::ExpertCache: shares of the budget: expected 1, found 2");
@@ -97,5 +101,6 @@ TEST_CASE("a layer with another number of precisions is refused") {
   const moe::ExpertCache cache{slots(4)};
   const moe::Cached first{cache, weights.packed<moe::bf16>()};
   const moe::Mixed two{moe::ByImportance{}, weights.packed<moe::bf16>(), weights.packed<moe::bf16>()};
-  CHECK_THROWS_WITH_AS((moe::Cached{cache, two}), "moe::Cached: formats of the records: expected 1, found 2", moe::Error);
+  CHECK_THROWS_WITH_AS((moe::Cached{cache, two}), "moe::Cached: formats of the records: expected 1, found 2",
+                       moe::Error);
 }

@@ -51,8 +51,9 @@ moe::CacheStatistics run(int num_slots, int right, const moe::AnyEviction& evict
 
 }  // namespace
 
-TEST_CASE("ExpertFlow's example: 3 slots for the first layer and 1 for the second, whose other expert follows when the "
-          "first layer is done") {
+TEST_CASE(
+    "ExpertFlow's example: 3 slots for the first layer and 1 for the second, whose other expert follows when the "
+    "first layer is done") {
   CountedCache c(slots(4), moe::ByPlan{}, 2);
   const std::vector<moe::PlannedExpert> plan{{1, 3, 0.6f}, {0, 2, 0.7f}, {1, 1, 0.9f}, {0, 0, 0.9f}, {0, 1, 0.8f}};
   c.cache.plan(plan);
@@ -192,7 +193,8 @@ TEST_CASE("an empty plan ends planning") {
 }
 TEST_CASE("a plan for a layer or an expert that there is not is refused, and nothing of it is kept") {
   CountedCache c(slots(4), moe::ByPlan{}, 2);
-  const std::vector<moe::PlannedExpert> layer{{0, 1, 1}, {2, 1, 1}}, expert{{1, 1, 1}, {1, experts, 1}}, none{{0, -1, 1}};
+  const std::vector<moe::PlannedExpert> layer{{0, 1, 1}, {2, 1, 1}}, expert{{1, 1, 1}, {1, experts, 1}},
+      none{{0, -1, 1}};
   CHECK_THROWS_WITH_AS(c.cache.plan(layer), "moe::ExpertCache::plan: layer: expected 0 to 1, found 2", moe::Error);
   CHECK_THROWS_WITH_AS(c.cache.plan(expert), "moe::ExpertCache::plan: expert: expected 0 to 6, found 7", moe::Error);
   CHECK_THROWS_WITH_AS(c.cache.plan(none), "moe::ExpertCache::plan: expert: expected 0 to 6, found -1", moe::Error);

@@ -220,4 +220,6 @@ TEST_CASE("guesses for later layers do not push out those for nearer ones") {
 }
 
 TEST_CASE("a record that a call waits for overtakes queued guesses") { CHECK(second_at_latest(order_of_reads(6), 6)); }
-TEST_CASE("a queued guess that a call waits for overtakes the others") { CHECK(second_at_latest(order_of_reads(5), 5)); }
+TEST_CASE("a queued guess that a call waits for overtakes the others") {
+  CHECK(second_at_latest(order_of_reads(5), 5));
+}

@@ -168,9 +168,9 @@ TEST_CASE("a layer with larger records than slots in use is refused, and the cac
   const fixture::RandomExperts large({128, 64}, 2, 1);
   CountedCache c(slots(8));
   c.use({0});
-  CHECK_THROWS_WITH_AS((moe::Cached{c.cache, large.packed<moe::bf16>()}),
-                       "moe::Cached: bytes of a record: expected at most those of the slots, which are in use, found more",
-                       moe::Error);
+  CHECK_THROWS_WITH_AS(
+      (moe::Cached{c.cache, large.packed<moe::bf16>()}),
+      "moe::Cached: bytes of a record: expected at most those of the slots, which are in use, found more", moe::Error);
   c.use({0, 1});
   CHECK(c.statistics().hits == 1);
 }

@@ -220,8 +220,9 @@ TEST_CASE("the cost of a miss stays small where a sequence began between a use a
   CHECK(moe::MissCost{}.keep_score(entry, now) - moe::MissCost{}.keep_score(unused, now) == doctest::Approx(0.25));
 }
 
-TEST_CASE("a plan's cache gives up unplanned experts of this layer, of layers that are over, of others, and then the "
-          "planned ones of the furthest layer") {
+TEST_CASE(
+    "a plan's cache gives up unplanned experts of this layer, of layers that are over, of others, and then the "
+    "planned ones of the furthest layer") {
   const moe::CacheClock now{100, 5, 2, 5};  // layer 2 of 5 needs room
   std::vector<double> scores;
   for (const bool planned : {false, true}) {

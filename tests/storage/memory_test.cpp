@@ -37,8 +37,7 @@ std::string write_file_of_experts(const TemporaryFolder& folder) {
   const std::size_t record = moe::PanelLayout::record_bytes<moe::bf16>(shape);
   const Writer::Format format{moe::format_traits<moe::bf16>::name, record};
   Writer writer(path, shape, 1, experts, moe::PanelLayout::name, {&format, 1});
-  for (moe::ExpertId e = 0; e < experts; ++e)
-    writer.write(0, 0, e, [&](std::byte* to) { std::memset(to, e, record); });
+  for (moe::ExpertId e = 0; e < experts; ++e) writer.write(0, 0, e, [&](std::byte* to) { std::memset(to, e, record); });
   writer.commit();
   return path;
 }
@@ -71,8 +70,9 @@ int use_and_guess(const Storage& storage, int rounds, int seed) {
 
 }  // namespace
 
-TEST_CASE("a cache over a file four times as large holds its budget and less than a megabyte, by the allocator and "
-          "by the kernel") {
+TEST_CASE(
+    "a cache over a file four times as large holds its budget and less than a megabyte, by the allocator and "
+    "by the kernel") {
   const TemporaryFolder folder;
   const std::string path = write_file_of_experts(folder);
   const std::size_t heap_before = heap::bytes, resident_before = resident_bytes();
@@ -101,7 +101,7 @@ TEST_CASE("a cache over a file four times as large holds its budget and less tha
   CHECK(heap::bytes <= heap_before + 64 * 1024);
 #if !defined(MOE_SANITIZED_MEMORY)
   CHECK(resident - resident_before <= budget + 4 * mega);  // and stacks of threads
-  CHECK(resident - resident_before >= budget / 2);          // or nothing was measured
+  CHECK(resident - resident_before >= budget / 2);         // or nothing was measured
 #endif
 }
 

@@ -24,9 +24,7 @@ struct TwoPrecisions {
   using Source = moe::Mixed<ByImportance, storage_laws::Source, Low>;
   explicit TwoPrecisions(int slots_of_each, ByImportance choice = {})
       : cache({.bytes = static_cast<std::size_t>(slots_of_each) * (slot_of<moe::bf16>() + slot_of<moe::q4_0>())}),
-        storage(cache, Source{choice,
-                              {weights.packed<moe::bf16>(), &high},
-                              {weights.packed<moe::q4_0>(), &low}}) {}
+        storage(cache, Source{choice, {weights.packed<moe::bf16>(), &high}, {weights.packed<moe::q4_0>(), &low}}) {}
 
   /// Format of what is lent for one expert with this much of the weight ahead, whose bytes are checked.
   int use(moe::ExpertId e, float mass_ahead) {
@@ -64,7 +62,8 @@ std::vector<moe::Slot> picks() {
     }
   };
   const fixture::RandomExperts weights(shape, experts, 1);
-  const moe::MoELayer layer{inputs().linear(), router, moe::Resident{weights.packed<moe::bf16>()}, moe::Cpu{.threads = 1}};
+  const moe::MoELayer layer{inputs().linear(), router, moe::Resident{weights.packed<moe::bf16>()},
+                            moe::Cpu{.threads = 1}};
   std::vector<moe::Slot> found;
   std::vector<float> y(inputs().x.size());
   moe::Workspace ws{layer.workspace(1)};
@@ -107,7 +106,8 @@ TEST_CASE("the first choice always gets the highest precision, and with T1 = 0 a
   CHECK(rule.choose({0, 1, 1, 1.0f}, 2) == 1);
 }
 TEST_CASE("with T1 = 1 everything gets the highest precision") {
-  for (const float mass : {0.0f, 0.3f, 0.99f, 1.0f}) CHECK(ByImportance{.up_to = {1, 1, 1, 1}}.choose({0, 1, 1, mass}, 2) == 0);
+  for (const float mass : {0.0f, 0.3f, 0.99f, 1.0f})
+    CHECK(ByImportance{.up_to = {1, 1, 1, 1}}.choose({0, 1, 1, mass}, 2) == 0);
 }
 TEST_CASE("three precisions are told apart by their thresholds, and what is beyond the last is skipped") {
   const ByImportance rule{.up_to = {0.25f, 0.5f, 0.75f, 1}};
@@ -184,7 +184,8 @@ TEST_CASE("shares cut the budget between the precisions") {
   const fixture::RandomExperts weights(shape, experts, 1);
   const std::size_t budget = 10 * slot_of<moe::bf16>();
   const moe::ExpertCache cache{{.bytes = budget, .shares = {0.7, 0.3}}};
-  const moe::Cached storage{cache, moe::Mixed{ByImportance{}, weights.packed<moe::bf16>(), weights.packed<moe::q4_0>()}};
+  const moe::Cached storage{cache,
+                            moe::Mixed{ByImportance{}, weights.packed<moe::bf16>(), weights.packed<moe::q4_0>()}};
   const std::size_t high = 7, low = budget * 3 / 10 / slot_of<moe::q4_0>();
   CHECK(cache.slots() == static_cast<int>(high + low));
   CHECK(cache.bytes_held() == high * slot_of<moe::bf16>() + low * slot_of<moe::q4_0>());
@@ -207,8 +208,8 @@ TEST_CASE("a skipped expert adds nothing, and the other weights stay as they are
   CHECK(c.cache.statistics().skipped == 2);
   // Only the first choice, by plain arithmetic on the stored weights.
   const std::vector<moe::Slot> row = picks();
-  const moe::Slot first = *std::max_element(
-      row.begin(), row.end(), [](const moe::Slot& a, const moe::Slot& b) { return a.weight < b.weight; });
+  const moe::Slot first = *std::max_element(row.begin(), row.end(),
+                                            [](const moe::Slot& a, const moe::Slot& b) { return a.weight < b.weight; });
   const auto stored = [](const moe::Matrix& m, int r, int col) {
     const auto* const data = static_cast<const float*>(m.data);
     return static_cast<double>(static_cast<float>(moe::bf16(data[r * m.cols + col])));
@@ -235,8 +236,7 @@ TEST_CASE("with T1 = 1 the output has the bits of the resident high precision") 
   storage_laws::computes_the_same_bits([](const storage_laws::Source& source) {
     static const fixture::RandomExperts other(shape, experts, 99);  // low copies that would show
     const moe::ExpertCache cache{{.bytes = 3 * (slot_of<moe::bf16>() + slot_of<moe::q4_0>())}};
-    return moe::Cached{cache,
-                       moe::Mixed{ByImportance{.up_to = {1, 1, 1, 1}}, source, other.packed<moe::q4_0>()}};
+    return moe::Cached{cache, moe::Mixed{ByImportance{.up_to = {1, 1, 1, 1}}, source, other.packed<moe::q4_0>()}};
   });
 }
 TEST_CASE("with equal copies in both precisions and nothing skipped the output has the bits of the plain layer") {
@@ -272,11 +272,11 @@ TEST_CASE("formats stand in the order of the sources, and each is read from its 
 TEST_CASE("three precisions in one cache are each loaded where they are worth it") {
   const fixture::RandomExperts weights(shape, experts, 1);
   fixture::Plan plan;
-  const moe::ExpertCache cache{
-      {.bytes = 3 * (slot_of<moe::bf16>() + slot_of<moe::q8_0>() + slot_of<moe::q4_0>())}};
+  const moe::ExpertCache cache{{.bytes = 3 * (slot_of<moe::bf16>() + slot_of<moe::q8_0>() + slot_of<moe::q4_0>())}};
   const moe::Cached storage{
-      cache, moe::Mixed{ByImportance{.up_to = {0.3f, 0.6f, 0.9f, 1}}, storage_laws::Source{weights.packed<moe::bf16>(), &plan},
-                        Middle{weights.packed<moe::q8_0>(), &plan}, Low{weights.packed<moe::q4_0>(), &plan}}};
+      cache,
+      moe::Mixed{ByImportance{.up_to = {0.3f, 0.6f, 0.9f, 1}}, storage_laws::Source{weights.packed<moe::bf16>(), &plan},
+                 Middle{weights.packed<moe::q8_0>(), &plan}, Low{weights.packed<moe::q4_0>(), &plan}}};
   std::vector<moe::ExpertNeed> needs{{0, 1, 1, 0}, {1, 1, 1, 0.5f}, {2, 1, 1, 0.8f}, {3, 1, 1, 0.95f}};
   std::array<int, 4> formats{};
   std::span<moe::ExpertNeed> todo = needs;

@@ -61,11 +61,11 @@ struct Bench {
     for (int l = 0; l < num_layers; ++l)
       weights.push_back(std::make_unique<fixture::RandomExperts>(shape, experts, static_cast<unsigned>(l)));
     for (int i = 0; i < num_inputs; ++i)
-      inputs.push_back(std::make_unique<fixture::Inputs>(1 + 2 * i, shape.hidden, experts, static_cast<unsigned>(50 + i)));
+      inputs.push_back(
+          std::make_unique<fixture::Inputs>(1 + 2 * i, shape.hidden, experts, static_cast<unsigned>(50 + i)));
     for (int l = 0; l < num_layers; ++l)
       for (int i = 0; i < num_inputs; ++i)
-        expected.push_back(
-            fixture::outputs(layer(moe::Resident{packed(l)}, i), input(i), input(i).tokens));
+        expected.push_back(fixture::outputs(layer(moe::Resident{packed(l)}, i), input(i), input(i).tokens));
   }
   moe::Packed<moe::bf16> packed(int l) const { return weights[static_cast<std::size_t>(l)]->packed<moe::bf16>(); }
   const fixture::Inputs& input(int i) const { return *inputs[static_cast<std::size_t>(i)]; }
@@ -84,7 +84,8 @@ std::vector<moe::PlannedExpert> random_plan(Dice& dice) {
 
 /// What one thread does; returns its wrong outputs.
 template <class Layers>
-int work(const Bench& bench, const moe::ExpertCache& cache, const Layers& layers, int seed, const std::atomic<bool>& stop) {
+int work(const Bench& bench, const moe::ExpertCache& cache, const Layers& layers, int seed,
+         const std::atomic<bool>& stop) {
   Dice dice(seed);
   int wrong = 0;
   std::vector<float> y;
@@ -121,8 +122,7 @@ void soak(const Bench& bench, const moe::ExpertCache& cache, double time, const 
   }
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
-  for (int t = 0; t < num_threads; ++t)
-    threads.emplace_back([&, t] { wrong += work(bench, cache, layers, t, stop); });
+  for (int t = 0; t < num_threads; ++t) threads.emplace_back([&, t] { wrong += work(bench, cache, layers, t, stop); });
   std::this_thread::sleep_for(std::chrono::duration<double>(time));
   stop = true;
   for (std::thread& thread : threads) thread.join();
@@ -133,7 +133,9 @@ void soak(const Bench& bench, const moe::ExpertCache& cache, double time, const 
   cache.plan({});
   for (int l = 0; l < num_layers; ++l)
     for (int i = 0; i < num_inputs; ++i) {
-      const auto y = [&] { return fixture::outputs(layers[static_cast<std::size_t>(l * num_inputs + i)], bench.input(i), 1); };
+      const auto y = [&] {
+        return fixture::outputs(layers[static_cast<std::size_t>(l * num_inputs + i)], bench.input(i), 1);
+      };
       try {
         CHECK(y() == bench.right(l, i));
       } catch (const moe::IoError&) {  // a read from before, of a guess that was on its way
@@ -184,6 +186,7 @@ TEST_CASE("eight threads on four layers of one cache get right results or the fa
 TEST_CASE("eight threads on four layers of one cache get right results or the fault: two precisions") {
   const Bench bench;
   soak(bench, moe::ExpertCache{slots(10), moe::Lru{}}, share(), [](const moe::ExpertCache& cache, const Flaky& source) {
-    return moe::Cached{cache, moe::Mixed{moe::ByImportance{.up_to = {0.3f, 1, 1, 1}}, moe::Background{source, 1}, source}};
+    return moe::Cached{cache,
+                       moe::Mixed{moe::ByImportance{.up_to = {0.3f, 1, 1, 1}}, moe::Background{source, 1}, source}};
   });
 }

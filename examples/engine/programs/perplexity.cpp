@@ -16,13 +16,15 @@ using namespace programs;
 struct Arguments {
   ModelOptions model;
   std::string text;
-  int context = 0, stride = 0;
+  int context = 0, stride = 0, step = 0;
 
   void add_to(CLI::App& app) {
     model.add_to(app);
     app.add_option("--text", text, "File whose bytes are scored")->required();
     app.add_option("--context", context, "Tokens in a window (default: the model's positions, at most 2048)");
     app.add_option("--stride", stride, "Tokens from one window to the next (default: half of the context)");
+    app.add_option("--step", step, "Tokens that are read at a time; 1: as when text is written (default: the window)")
+        ->check(CLI::Range(1, 1 << 30));
   }
 };
 
@@ -53,27 +55,33 @@ struct Score {
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 
-/// Tokens from `first_scored` on count; each is predicted by the row before it.
-void score_window(std::span<const int> window, std::size_t first_scored, engine::Sequence& sequence, Score& score) {
+/// Tokens from `first_scored` on count; each is predicted by the row before it. `step` tokens are read at a time.
+void score_window(std::span<const int> window, std::size_t first_scored, std::size_t step, engine::Sequence& sequence,
+                  Score& score) {
   sequence.restart();
-  const engine::ConstRows logits = sequence.append(window.first(window.size() - 1), engine::LogitsOf::every_token);
-  for (std::size_t i = first_scored; i < window.size(); ++i) {
-    score.bits += engine::bits(logits.row(static_cast<int>(i) - 1), window[i]);
+  const std::size_t read = window.size() - 1;
+  for (std::size_t at = 0; at < read; at += step) {
+    const std::size_t count = std::min(step, read - at);
+    const engine::ConstRows logits = sequence.append(window.subspan(at, count), engine::LogitsOf::every_token);
+    for (std::size_t i = std::max(at + 1, first_scored); i <= at + count; ++i) {
+      score.bits += engine::bits(logits.row(static_cast<int>(i - at) - 1), window[i]);
+    }
   }
   score.scored += static_cast<std::int64_t>(window.size() - first_scored);
-  score.tokens += static_cast<std::int64_t>(window.size()) - 1;
+  score.tokens += static_cast<std::int64_t>(read);
   ++score.windows;
 }
 
-Score score_text(std::span<const int> text, const Windows& windows, const engine::Model& model) {
+Score score_text(std::span<const int> text, const Windows& windows, int step, const engine::Model& model) {
   engine::Sequence sequence(model);
   Progress progress("scoring");
   const Stopwatch watch;
   Score score;
+  const auto at_once = static_cast<std::size_t>(step != 0 ? step : windows.context);
   const auto context = static_cast<std::size_t>(windows.context), stride = static_cast<std::size_t>(windows.stride);
   for (std::size_t begin = 0, scored = 1; scored < text.size(); begin += stride) {
     const std::size_t end = std::min(begin + context, text.size());
-    score_window(text.subspan(begin, end - begin), scored - begin, sequence, score);
+    score_window(text.subspan(begin, end - begin), scored - begin, at_once, sequence, score);
     scored = end;
     progress.show(static_cast<std::int64_t>(scored), static_cast<std::int64_t>(text.size()));
   }
@@ -121,7 +129,7 @@ int main(int argc, char** argv) {
     const engine::Model model = arguments.model.load();
     require_bytes_as_tokens(model.config(), "bits per byte cannot be measured");
     const Windows windows(arguments, model.config());
-    const Score score = score_text(text, windows, model);
+    const Score score = score_text(text, windows, arguments.step, model);
     arguments.model.json ? print_json(score, windows, model, arguments) : print_text(score, windows, model);
   });
 }

@@ -15,6 +15,7 @@
 
 #include <moe/concepts.hpp>
 #include <moe/storage/eviction.hpp>
+#include <moe/storage/layer_source.hpp>
 #include <moe/storage/slot_table.hpp>
 
 namespace moe {
@@ -34,13 +35,6 @@ struct CacheOptions {
 };
 
 namespace detail {
-
-/// A layer's source behind pointers, so that one layer's call may start loads of another.
-struct LayerSource {
-  const void* source = nullptr;
-  void (*read)(const void* source, const ReadRequest& request) = nullptr;
-  void (*hurry)(const void* source, const void* who) noexcept = nullptr;
-};
 
 /// Slots whose loads are to be started, linked by CacheSlot::next.
 struct LoadList {
@@ -114,7 +108,7 @@ struct CacheState {
       const ReadRequest request{slot.expert,         slot.format, cell.bytes,
                                 &CacheState::loaded, &cell,       slot.demanded ? Urgency::now : Urgency::later};
       s = slot.next;
-      cell.source.read(cell.source.source, request);
+      cell.source.read(request);
     }
     lock.lock();
   }

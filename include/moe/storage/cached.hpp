@@ -187,13 +187,7 @@ class Cached {
     int join() {
       std::array<std::size_t, num_formats> bytes;
       for (int f = 0; f < num_formats; ++f) bytes[static_cast<std::size_t>(f)] = source.bytes(f);
-      return state->join({&source, &read, &hurry}, source.num_experts(), bytes);
-    }
-    static void read(const void* source, const ReadRequest& request) {
-      static_cast<const Source*>(source)->read(request);
-    }
-    static void hurry(const void* source, const void* who) noexcept {
-      moe::hurry(*static_cast<const Source*>(source), who);
+      return state->join(detail::LayerSource::of(source), source.num_experts(), bytes);
     }
     std::shared_ptr<State> state;
     Source source;

@@ -116,9 +116,7 @@ class Ring {
       l.format = format;
       l.record_bytes = source.bytes(format);
       l.stride = round_up(l.record_bytes, page_alignment);
-      l.source = &source;
-      l.read = [](const void* from, const ReadRequest& request) { static_cast<const Source*>(from)->read(request); };
-      l.hurry = [](const void* from, const void* who) noexcept { moe::hurry(*static_cast<const Source*>(from), who); };
+      l.source = detail::LayerSource::of(source);
       return l;
     }
     std::shared_ptr<detail::RingState> state;

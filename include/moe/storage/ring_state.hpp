@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <moe/concepts.hpp>
+#include <moe/storage/layer_source.hpp>
 
 namespace moe {
 
@@ -56,9 +57,7 @@ struct RingSection {
 struct RingLayer {
   int experts = 0, format = 0;
   std::size_t record_bytes = 0, stride = 0;
-  const void* source = nullptr;
-  void (*read)(const void* source, const ReadRequest&) = nullptr;
-  void (*hurry)(const void* source, const void* who) noexcept = nullptr;
+  LayerSource source;
   RingSection* section = nullptr;
   int waiting = 0;  // calls that wait for a section, since `ticket`
   std::uint64_t ticket = 0;
@@ -185,7 +184,7 @@ struct RingState {
         RingSection& section = *layer.section;
         section.hurried = true;
         lock.unlock();
-        for (int e = 0; e < layer.experts; ++e) layer.hurry(layer.source, &section);
+        for (int e = 0; e < layer.experts; ++e) layer.source.hurry(&section);
         lock.lock();
       } else {
         if (!waited) begin = std::chrono::steady_clock::now();
@@ -283,7 +282,7 @@ struct RingState {
       const RingLayer& layer = at(section.layer);
       for (ExpertId e = 0; e < layer.experts; ++e) {
         std::byte* const to = section.bytes + static_cast<std::size_t>(e) * layer.stride;
-        layer.read(layer.source, {e, layer.format, to, &RingState::arrived, &section, section.urgency});
+        layer.source.read({e, layer.format, to, &RingState::arrived, &section, section.urgency});
       }
       answer(section, nullptr, 0);
     }

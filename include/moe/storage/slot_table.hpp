@@ -482,7 +482,7 @@ class SlotTable {
   std::vector<unsigned> predicted_;  // [entry] bits
   std::vector<int> places_;          // [entry][format] slot, or -1
   std::vector<std::pair<int, ExpertId>> plan_;
-  std::vector<int> plan_position_;   // [entry] where the plan names it
+  std::vector<int> plan_position_;  // [entry] where the plan names it
   std::uint64_t use_ = 0, token_ = 0;
   int last_layer_ = -1;
   int guesses_in_slots_ = 0;

@@ -65,24 +65,13 @@ class StorageSource {
     ExpertRef ref;
     alignas(Pin) std::byte pin[sizeof(Pin)];
     Wave<Pin> wave{&ref, reinterpret_cast<Pin*>(pin)};
-    const Abandon<Pin> otherwise{storage_, todo, wave};
+    detail::AbandonGuard guard{storage_, todo, wave};
     typename Storage::memory::queue queue;
     while (!todo.empty() && wave.empty()) todo = storage_.acquire(todo, wave, queue);
+    guard.served();
     copy(wave.empty() ? ExpertRef{} : wave.refs()[0], request);
     wave.release(queue);
   }
-  /// Tells the storage if the need goes unserved.
-  template <class Pin>
-  struct Abandon {
-    ~Abandon() {
-      if constexpr (requires { storage.abandon(todo, wave); })
-        if (!todo.empty()) storage.abandon(todo, wave);
-    }
-    const Storage& storage;
-    const std::span<ExpertNeed>& todo;
-    const Wave<Pin>& wave;
-  };
-
   void copy(const ExpertRef& ref, const ReadRequest& request) const {
     if (ref.bytes == nullptr || ref.format != request.format)
       raise(IoError("moe::StorageSource", concat("format of expert ", request.expert), std::to_string(request.format),
