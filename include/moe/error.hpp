@@ -68,5 +68,8 @@ template <class E, class F>
 void require_equal(const char* where, const char* what, E expected, F found) {
   if (!(expected == found)) raise(Error(where, what, std::to_string(expected), std::to_string(found)));
 }
+inline void require_index(const char* where, const char* what, int count, int found) {
+  if (found < 0 || found >= count) raise(Error(where, what, concat("0 to ", count - 1), std::to_string(found)));
+}
 
 }  // namespace moe

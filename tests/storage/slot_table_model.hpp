@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -21,8 +22,8 @@ class Model : Calls {
   std::string explore() {
     visit(first(), -1, {});
     while (!open_.empty() && problem_.empty()) {
-      auto [state, id] = std::move(open_.back());
-      open_.pop_back();
+      auto [state, id] = std::move(open_.front());  // the nearest first: short counterexamples
+      open_.pop_front();
       expand(state, id);
     }
     if (problem_.empty()) check_progress();
@@ -240,7 +241,7 @@ class Model : Calls {
 
   std::uint64_t random_ = 0;
   std::unordered_map<std::string, int> ids_;
-  std::vector<std::pair<State, int>> open_;
+  std::deque<std::pair<State, int>> open_;
   std::vector<std::pair<int, int>> progress_;  // steps in which nobody begins, guesses, fails or quits
   std::vector<bool> finished_;
   std::vector<std::pair<int, Step>> came_;

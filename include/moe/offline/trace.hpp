@@ -50,8 +50,8 @@ class RoutingTrace {
   void add(int sequence, int token, int layer, Row<const Slot> picks, Row<const float> norms = {},
            Row<const double> precise = {}) {
     constexpr const char* where = "moe::RoutingTrace::add";
-    check_index(where, "layer", layers_, layer);
-    for (const Slot& pick : picks) check_index(where, "expert", experts_, pick.expert);
+    require_index(where, "layer", layers_, layer);
+    for (const Slot& pick : picks) require_index(where, "expert", experts_, pick.expert);
     check_extra(where, "norms of the choices", picks, norms.size(), has_norms());
     check_extra(where, "precise weights of the choices", picks, precise.size(), has_precise_weights());
     records_.push_back({sequence, token, layer, slots_.size(), picks.size()});
@@ -62,9 +62,6 @@ class RoutingTrace {
   }
 
  private:
-  static void check_index(const char* where, const char* what, int count, int found) {
-    if (found < 0 || found >= count) raise(Error(where, what, concat("0 to ", count - 1), std::to_string(found)));
-  }
   /// What choices may have besides an expert and a weight, all of a trace's records have or none.
   void check_extra(const char* where, const char* what, Row<const Slot> picks, int found, bool before) const {
     const bool given = found > 0 || (picks.empty() && before);

@@ -38,9 +38,9 @@ class RoutingPaths {
   /// Throws Error for a token, a layer or an expert that there is not.
   void set(int token, int layer, int expert) {
     constexpr const char* where = "moe::RoutingPaths::set";
-    check_index(where, "token", tokens_, token);
-    check_index(where, "layer", layers_, layer);
-    check_index(where, "expert", experts_, expert);
+    require_index(where, "token", tokens_, token);
+    require_index(where, "layer", layers_, layer);
+    require_index(where, "expert", experts_, expert);
     words(token)[layer * words_per_layer_ + expert / 64] |= std::uint64_t{1} << (expert % 64);
   }
   bool test(int token, int layer, int expert) const noexcept {
@@ -50,9 +50,6 @@ class RoutingPaths {
   Row<const std::uint64_t> path(int token) const noexcept { return {bits_.data() + offset(token), words_per_token()}; }
 
  private:
-  static void check_index(const char* where, const char* what, int count, int found) {
-    if (found < 0 || found >= count) raise(Error(where, what, concat("0 to ", count - 1), std::to_string(found)));
-  }
   std::size_t offset(int token) const noexcept {
     return static_cast<std::size_t>(token) * static_cast<std::size_t>(words_per_token());
   }

@@ -65,8 +65,8 @@ class TokenFrequencies {
   /// out. Throws Error for a token or a layer that there is not. O(K).
   void observe(int layer, int token, Row<const Slot> picks) {
     constexpr const char* where = "moe::TokenFrequencies::observe";
-    check_index(where, "layer", shape_.layers, layer);
-    check_index(where, "token id", shape_.vocabulary, token);
+    require_index(where, "layer", shape_.layers, layer);
+    require_index(where, "token id", shape_.vocabulary, token);
     const int row = row_for(token);
     for (const Slot& pick : picks) {
       if (pick.expert < 0 || pick.expert >= shape_.experts) continue;
@@ -81,7 +81,7 @@ class TokenFrequencies {
   /// for other shapes. O(T E).
   void logits(int layer, Row<const int> tokens, View<float> out) const {
     constexpr const char* where = "moe::TokenFrequencies::logits";
-    check_index(where, "layer", shape_.layers, layer);
+    require_index(where, "layer", shape_.layers, layer);
     require_equal(where, "rows of logits", tokens.size(), out.rows);
     require_equal(where, "columns of logits", shape_.experts, out.cols);
     const std::uint64_t* totals = totals_.data() + column_of(layer, 0);
@@ -107,7 +107,7 @@ class TokenFrequencies {
     require_equal(where, "totals", row_size(), totals.size());
     std::vector<std::int32_t> rows(row_of_token_.size(), -1);
     for (std::size_t i = 0; i < tokens.size(); ++i) {
-      check_index(where, "token id", shape_.vocabulary, tokens[i]);
+      require_index(where, "token id", shape_.vocabulary, tokens[i]);
       std::int32_t& row = rows[static_cast<std::size_t>(tokens[i])];
       if (row >= 0) raise(Error(where, "token ids", "each once", concat(tokens[i], " twice")));
       row = static_cast<std::int32_t>(i);
@@ -119,9 +119,6 @@ class TokenFrequencies {
   }
 
  private:
-  static void check_index(const char* where, const char* what, int count, int found) {
-    if (found < 0 || found >= count) raise(Error(where, what, concat("0 to ", count - 1), std::to_string(found)));
-  }
   std::size_t row_size() const noexcept {
     return static_cast<std::size_t>(shape_.layers) * static_cast<std::size_t>(shape_.experts);
   }

@@ -78,12 +78,9 @@ class ExpertCache {
 
  private:
   void check(const PlannedExpert& use) const {
-    const auto in = [](const char* what, int count, int found) {
-      if (found < 0 || found >= count)
-        raise(Error("moe::ExpertCache::plan", what, concat("0 to ", count - 1), std::to_string(found)));
-    };
-    in("layer", state_->table.layers(), use.layer);
-    in("expert", state_->table.experts(use.layer), use.expert);
+    constexpr const char* where = "moe::ExpertCache::plan";
+    require_index(where, "layer", state_->table.layers(), use.layer);
+    require_index(where, "expert", state_->table.experts(use.layer), use.expert);
   }
 
   template <class Source>
