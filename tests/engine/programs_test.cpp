@@ -1,5 +1,8 @@
 // The programs as a user runs them: help, good runs, and bad input with its message and exit status.
 #include <map>
+#include <memory>
+#include <moe/io/checkpoint.hpp>
+#include <moe/storage/file.hpp>
 #include <set>
 
 #include "shell.hpp"
@@ -171,6 +174,52 @@ TEST_CASE("generate tells people and machines what it did") {
   CHECK(json["expert_load"][0]["picks"].size() == 6);
 }
 
+TEST_CASE("generate writes the same text however its experts are offloaded, and accounts for it") {
+  const Shell shell;
+  const std::string folder = shell.byte_model();
+  const std::string start = "generate --json --model " + folder + " --prompt 'In the beginning' --tokens 40 --storage ";
+  const auto json_of = [&](const std::string& storage) { return Json::parse(shell.accepts(start + storage)); };
+  const Json resident = json_of("resident");
+  CHECK(resident["hit_rate"] == 1.0);
+  CHECK(resident["loads"] == 0);
+  CHECK(resident["repacks"] == false);
+  const std::string file = shell.path("experts");
+  const auto checkpoint = std::make_shared<const moe::io::Checkpoint>(folder);
+  const std::vector<moe::io::CheckpointExperts<moe::f32>> layers{{checkpoint, 0}, {checkpoint, 1}};
+  moe::write_records<moe::io::CheckpointExperts<moe::f32>>(file, layers);
+  for (const std::string storage : {"cached:50K --eviction lfu --prefetch enforce", "cached:50K/80K --eviction hobbit",
+                                    "cached:100K --per-layer --staging 1 --prefetch enforce --predictor token-table",
+                                    "cached:100K --allocation 1,2 --staging 1", "ring:layers=1", "ring:1M"}) {
+    CAPTURE(storage);
+    const Json packed = json_of(storage + " --experts-file " + file), unpacked = json_of(storage);
+    CHECK(unpacked["text"] == resident["text"]);
+    CHECK(packed["text"] == resident["text"]);
+    CHECK(unpacked["bytes_loaded"] > 0);
+    CHECK(unpacked["repacks"] == true);
+    CHECK(packed["repacks"] == false);
+  }
+  CHECK(json_of("cached:50K --prefetch observe")["predictor_recall"] > 0.0);
+  const Json mixed = json_of("cached:100K --low-precision q4_0 --thresholds 0.4,0.9");
+  CHECK(mixed["loads_by_format"][1] > 0);
+}
+
+TEST_CASE("generate says how experts were offloaded, all figures together") {
+  const Shell shell;
+  const std::string start = "generate --model " + shell.byte_model() + " --prompt abc --tokens 20";
+  const std::string cached = shell.run(start + " --storage cached:50K --prefetch enforce").err;
+  for (const char* part : {"waited", "hits", "misses", "skipped", "evictions", "prefetched", "wasted", "precision",
+                           "recall", "pack_experts"}) {
+    CAPTURE(part);
+    CHECK(io_test::contains(cached, part));
+  }
+  CHECK(!io_test::contains(shell.run(start).err, "pack_experts"));
+  shell.refuses(start + " --eviction best --storage cached:50K", "--eviction");
+  shell.refuses(start + " --prefetch enforce", "--prefetch needs --storage cached:BYTES");
+  shell.refuses(start + " --storage cached:50K --allocation 1,x", "--allocation");
+  shell.refuses(start + " --storage cached:50K --low-precision f16", "q4_0");
+  shell.refuses(start + " --storage cached:50K --thresholds 0.5", "--thresholds");
+}
+
 TEST_CASE("generate refuses what it cannot do, and says what would do") {
   const Shell shell;
   const std::string ids = " --token-ids " + shell.write("ids", "1 2 3"), start = "generate" + model("mixtral");
@@ -236,6 +285,18 @@ TEST_CASE("perplexity scores every byte but the first once, in windows") {
   const Json defaults = Json::parse(shell.accepts(start));
   CHECK(defaults["context"] == 64);
   CHECK(defaults["stride"] == 32);
+}
+
+TEST_CASE("perplexity is the same however many tokens are read at a time") {
+  const Shell shell;
+  const std::string start = "perplexity --json --model " + shell.byte_model() + " --context 20 --stride 15 --text " +
+                            shell.write("text", "In the beginning God created the heaven and the earth.");
+  const Json whole = Json::parse(shell.accepts(start));
+  for (const char* step : {"1", "7", "100"}) {
+    const Json json = Json::parse(shell.accepts(start + " --step " + step));
+    CHECK(json["bits_per_byte"] == whole["bits_per_byte"]);
+    CHECK(json["scored_bytes"] == whole["scored_bytes"]);
+  }
 }
 
 TEST_CASE("perplexity refuses what it cannot score") {

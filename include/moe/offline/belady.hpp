@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <moe/offline/replay.hpp>
@@ -12,10 +13,10 @@
 namespace moe {
 
 /// Gives up the expert whose next use is farthest away (Belady 1966). In one pool of equal slots, where every miss must
-/// be kept, no policy loads less, if every record fits into its pool; where some do not, what they leave in the slots is
-/// partly forced and another choice may save a load now and then. Only for replays of the trace that it was made from,
-/// in which every pick is served: an expert is recognised by the time of its newest use. Copies share the table of
-/// 8 bytes per pick.
+/// be kept, no policy loads less, if every record fits into its pool; where some do not, what they leave in the slots
+/// is partly forced and another choice may save a load now and then. Only for replays of the trace that it was made
+/// from, in which every pick is served: an expert is recognised by the time of its newest use. Copies share the table
+/// of 8 bytes per pick.
 class FarthestNextUse {
  public:
   explicit FarthestNextUse(const RoutingTrace& trace) {

@@ -24,9 +24,9 @@ inline double expected_loads(int experts, int picks, int slots, double beta) noe
 }
 
 /// Slots for each layer that minimise the sum of `costs[layer][slots]`, with at most `total` slots in all, at least
-/// `least` and at most `costs[layer].size() - 1` in every layer. Of equal plans the evenest: costs
-/// may be linear (they are without prefetch), and then their sum would as well give all slots to a few layers. Throws
-/// Error if `total` is not enough for `least` everywhere. O(L * total * most slots of a layer).
+/// `least` and at most `costs[layer].size() - 1` in every layer. Of equal plans the evenest: costs may be linear (the
+/// paper's are without prefetch), and then their sum would as well give all slots to a few layers. Throws Error if
+/// `total` is not enough for `least` everywhere. O(L * total * most slots of a layer).
 inline std::vector<int> allocate_slots(std::span<const std::vector<double>> costs, int total, int least = 0) {
   constexpr const char* where = "moe::allocate_slots";
   if (least < 0) raise(Error(where, "least slots of a layer", "at least 0", std::to_string(least)));
