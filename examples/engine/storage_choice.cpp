@@ -64,7 +64,7 @@ std::optional<std::string_view> after(std::string_view name, std::string_view te
   if (!text.starts_with(name)) return std::nullopt;
   text.remove_prefix(name.size());
   if (text.empty()) return text;
-  if (text.front() != ':') return std::nullopt;
+  if (text.front() != ':' || text.size() == 1) return std::nullopt;
   return text.substr(1);
 }
 

@@ -1,5 +1,5 @@
 # cmake -DINCLUDE=... -P order.cmake: fails on any #include that points to the left of the order in docs/design.md:
-#   models > {layer, any_layer, routers, storage, executors} > explain > gate > concepts > frame > routing > layout > expert
+#   models > {layer, any_layer, prefetch, routers, storage, executors, predictors, offline} > explain > gate > concepts > frame > routing > layout > expert
 #   > formats > activations > math > tensor > error > config                  executors > cpu > routing > ...
 # Policies include neither the layer nor each other, but for the tools that storages share.
 
