@@ -27,7 +27,7 @@ struct BlockObserver {
 
 struct BlockOptions {
   Format format = Format::f32;              // of the routed experts; that of the shared ones: see `shared_format`
-  const moe::ExpertCache* cache = nullptr;      // null: all experts in memory
+  const moe::ExpertCache* cache = nullptr;  // null: all experts in memory
   const BlockObserver* observer = nullptr;  // null: nobody looks
 };
 

@@ -185,8 +185,8 @@ struct CacheState {
     }
     if (total > options.bytes)
       raise(Error("moe::ExpertCache", "shares of the budget", "at most 1 in all", concat(total, " bytes")));
-    memory = Buffer();
-    memory = Buffer(total);
+    Buffer larger(total);
+    memory = std::move(larger);
     table.cut(std::move(limits));
     record_bytes = std::move(bytes);
     cells.assign(table.slots().size(), {});

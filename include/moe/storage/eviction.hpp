@@ -54,8 +54,8 @@ struct Lru {
   }
 };
 
-/// Least frequently used in this sequence. `decay` multiplies all counts after every `period` uses: 1 is the plain
-/// count, less forgets (SE-MoE, Shen et al. 2022, algorithm 2).
+/// Least frequently used in this sequence. `decay` multiplies all counts at every `period`-th use, before that use
+/// counts: 1 is the plain count, less forgets (SE-MoE, Shen et al. 2022, algorithm 2).
 struct Lfu {
   double decay = 1;
   std::uint64_t period = 1024;
