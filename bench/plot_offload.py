@@ -44,7 +44,8 @@ def series(rows):
 
 
 def plot(lines, levels, peers, path):
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     for name, points in lines.items():
         budgets = [p[0] for p in points]
         line, = axes.plot(budgets, [p[1] for p in points], marker="o", markersize=4, label=name)
@@ -59,7 +60,7 @@ def plot(lines, levels, peers, path):
     axes.set(yscale="log", xlabel="memory for experts, % of their bytes", ylabel="tokens per second")
     axes.legend(fontsize=7, ncols=2)
     axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=85)
     plt.close(figure)
 
 

@@ -55,7 +55,9 @@ inline std::vector<Technique> all_techniques() {
   add({.name = "adapmoe-curves", .own_slots = true, .gated = true, .curves = true});
   add({.name = "adapmoe-curves", .own_slots = true, .gated = true, .curves = true, .horizon = 1, .accuracy = 0.86});
   for (const double accuracy : {1.0, 0.9})
-    add({.name = "expertflow", .eviction = moe::ByPlan{}, .plan = true, .accuracy = accuracy, .guess_share = 0.25});
+    add({.name = "expertflow", .eviction = moe::ByPlan{}, .plan = true, .accuracy = accuracy});
+  // With a batch that wants more than the cache holds a plan of the whole pass leaves nothing for the next pass.
+  add({.name = "expertflow-reuse", .eviction = moe::ByPlan{}, .plan = true, .accuracy = 0.9, .guess_share = 0.25});
   return all;
 }
 
