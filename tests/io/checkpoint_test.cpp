@@ -213,9 +213,9 @@ TEST_CASE("experts packed from a checkpoint hold the checkpoint's weights") {
   CHECK(source.num_experts() == 8);
   moe::Buffer record(source.bytes(0));
   bool answered = false;
-  source.read(
-      2, 0, record.data(),
-      [](void* who, const moe::Error* error) noexcept { *static_cast<bool*>(who) = error == nullptr; }, &answered);
+  source.read({2, 0, record.data(),
+               [](void* who, const moe::Error* error) noexcept { *static_cast<bool*>(who) = error == nullptr; },
+               &answered});
   CHECK(answered);
   const moe::io::ExpertTensors expert = checkpoint->expert(1, 2);
   const moe::Matrix& down = expert.matrices().down;
@@ -236,12 +236,11 @@ TEST_CASE("a read that fails is answered with its error, and the source stays us
   moe::Buffer record(source.bytes(0));
   const auto read = [&](int e) {
     std::string message = "no answer";
-    source.read(
-        e, 0, record.data(),
-        [](void* who, const moe::Error* error) noexcept {
-          *static_cast<std::string*>(who) = error == nullptr ? "" : error->what();
-        },
-        &message);
+    source.read({e, 0, record.data(),
+                 [](void* who, const moe::Error* error) noexcept {
+                   *static_cast<std::string*>(who) = error == nullptr ? "" : error->what();
+                 },
+                 &message});
     return message;
   };
   const std::uint64_t cut = checkpoint->tensors().at("model.layers.0.block_sparse_moe.experts.6.w1.weight").offset;
