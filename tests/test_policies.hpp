@@ -133,9 +133,10 @@ class OneByOne {
     ++log_->lent;
     return todo.subspan(1);
   }
-  void abandon(moe::Wave<pin>&) const noexcept { ++log_->abandoned; }
-  void expect(std::span<const moe::ExpertNeed> needs) const noexcept {
+  void abandon(std::span<const moe::ExpertNeed>, const moe::Wave<pin>&) const noexcept { ++log_->abandoned; }
+  int expect(std::span<const moe::ExpertNeed> needs) const noexcept {
     for (const moe::ExpertNeed& need : needs) log_->expected.push_back(need.expert);
+    return static_cast<int>(needs.size());
   }
 
  private:

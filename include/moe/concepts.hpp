@@ -162,12 +162,12 @@ concept RecordSource = std::movable<S> && requires(const S s, int format, const 
   { s.bytes(format) } noexcept -> std::same_as<std::size_t>;
   s.read(request);
 };
-template <class S>
+template <RecordSource S>
 void hurry([[maybe_unused]] const S& source, [[maybe_unused]] const void* who) noexcept {
   if constexpr (requires { source.hurry(who); }) source.hurry(who);
 }
 /// The least precise format that serves a need; negative: the need may go unserved.
-template <class S>
+template <RecordSource S>
 int choose([[maybe_unused]] const S& source, [[maybe_unused]] const ExpertNeed& need) noexcept {
   if constexpr (requires { { source.choose(need) } -> std::same_as<int>; }) return source.choose(need);
   else return 0;

@@ -105,6 +105,15 @@ struct explain_storage {
                 "moe::ExpertStorage: needs `ExpertShape shape() const noexcept` (docs/policies.md#storage)");
   static_assert(requires(const S s) { { s.num_experts() } noexcept -> std::same_as<int>; },
                 "moe::ExpertStorage: needs `int num_experts() const noexcept` (docs/policies.md#storage)");
+  static_assert(!requires(const S s, Wave<typename S::pin>& wave) { s.abandon(wave); },
+                "moe::ExpertStorage: needs `void abandon(std::span<const ExpertNeed> rest, const Wave<pin>&) const noexcept` "
+                "if it has `abandon` (docs/policies.md#leasing-storage)");
+  static_assert(!requires(const S s, std::span<const ExpertNeed> guesses) { s.expect(guesses); } ||
+                    requires(const S s, std::span<const ExpertNeed> guesses) {
+                      { s.expect(guesses) } -> std::same_as<int>;
+                    },
+                "moe::ExpertStorage: `expect` must return int, how many of the guesses are neither here nor coming "
+                "(docs/policies.md#leasing-storage)");
   static_assert(!StorageFacts<S> || RecordSource<S> || ExpertStorage<S>,
                 "moe::ExpertStorage: needs `Row<const ExpertRef> table() const noexcept`, or `using pin` and "
                 "`std::span<ExpertNeed> acquire(std::span<ExpertNeed>, Wave<pin>&, memory::queue&) const` "
