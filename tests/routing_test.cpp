@@ -99,9 +99,9 @@ TEST_CASE("needs tell the largest weight") {
   Table table = two_tokens();
   CHECK(needs(table, {4, 0})[1].largest_weight == 0.5f);
 }
-TEST_CASE("needs tell the smallest sum of weights ahead") {
+TEST_CASE("needs tell the smallest share of a row's weight ahead") {
   Table table = two_tokens();
-  CHECK(needs(table, {4, 0})[0].mass_ahead == 0.5f);
+  CHECK(needs(table, {4, 0})[0].mass_ahead == 0.5f / 0.875f);
   CHECK(needs(table, {4, 0})[1].mass_ahead == 0.0f);
 }
 TEST_CASE("needs of negative weights are their largest") {

@@ -127,8 +127,7 @@ TEST_CASE("what becomes free goes to the layer that was waited for longest") {
   moe::detail::RingLayer layer;
   layer.experts = 1;
   layer.stride = layer.record_bytes = moe::page_alignment;
-  layer.read = &Instant::read;
-  layer.hurry = &Instant::hurry;
+  layer.source = {nullptr, &Instant::read, &Instant::hurry};
   for (int l = 0; l < 4; ++l) state.join(layer);
   moe::detail::RingSection* held = &state.claim(0);
   std::vector<int> order;

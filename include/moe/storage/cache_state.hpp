@@ -185,8 +185,9 @@ struct CacheState {
     }
     if (total > options.bytes)
       raise(Error("moe::ExpertCache", "shares of the budget", "at most 1 in all", concat(total, " bytes")));
-    Buffer larger(total);
-    memory = std::move(larger);
+    cells.clear();  // if there is no memory for the new slots there are none, and `acquire` says so
+    memory = Buffer();
+    memory = Buffer(total);
     table.cut(std::move(limits));
     record_bytes = std::move(bytes);
     cells.assign(table.slots().size(), {});

@@ -118,6 +118,7 @@ class Cached {
     State& state = *member_->state;
     std::unique_lock lock(state.mutex);
     if (wave.ticket == 0) {
+      if (state.cells.empty()) raise(Error("moe::Cached", "slots of the cache", "memory for them", "none"));
       wave.ticket = state.table.begin_call(layer(), todo, lowest());
       todo = skip(todo, wave);
     }
