@@ -112,13 +112,17 @@ class Experiment {
   /// One step through the layers, y [layers, batch, hidden].
   void pass(Model& model, const Technique& t, Routes* guesses, int step, float* y) {
     if (truth_.begins(step)) model.begin_sequence();
-    if (t.plan) model.plan(path(*guesses, step));
+    if (t.plan && planned_ != step) model.plan(path(*guesses, step));
     for (int l = 0; l < setup_.layers; ++l) {
       moe::prefetch_ahead(t.horizon, [&](int ahead) { return prefetch(model, *guesses, step, l + 1 + ahead); });
       moe::RoutingTable<> table = routes(t).table(step, l);
       model.forward(l, {.x = input(step, l),
                         .y = {y + static_cast<std::size_t>(l) * layer_size(), setup_.rows, setup_.file->sizes().hidden},
                         .table = &table});
+      if (t.plan && l + 1 == setup_.layers && step + 1 < guesses->steps()) {  // batches are planned while others run
+        model.plan(path(*guesses, step + 1));
+        planned_ = step + 1;
+      }
       work(schedule_.between_s);
     }
   }
@@ -167,6 +171,7 @@ class Experiment {
   }
 
   static constexpr std::size_t inputs = 16;
+  int planned_ = -1;  // the step that the newest plan is for
 
   Setup setup_;
   moe::RoutingTrace trace_;
