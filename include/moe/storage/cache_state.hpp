@@ -188,6 +188,7 @@ struct CacheState {
     cells.clear();  // if there is no memory for the new slots there are none, and `acquire` says so
     memory = Buffer();
     memory = Buffer(total);
+    memory.touch();
     table.cut(std::move(limits));
     record_bytes = std::move(bytes);
     cells.assign(table.slots().size(), {});

@@ -163,6 +163,7 @@ struct RingState {
     Buffer bytes(count * section_bytes);
     sections.resize(count);
     memory = std::move(bytes);
+    memory.touch();
     for (std::size_t i = 0; i < count; ++i) {
       sections[i].state = this;
       sections[i].bytes = memory.data() + i * section_bytes;
