@@ -90,6 +90,9 @@ struct explain_router<R> {
                 "(docs/policies.md#decorator)");
 };
 
+/// Concepts, because clang 14 takes a missing type in a requirement of a class for an error.
+template <class S>
+concept AbandonsWithoutRest = requires(const S s, Wave<typename S::pin>& wave) { s.abandon(wave); };
 template <class S>
 struct explain_storage {
   static_assert(!RecordSource<S> || ExpertStorage<S>,
@@ -105,7 +108,7 @@ struct explain_storage {
                 "moe::ExpertStorage: needs `ExpertShape shape() const noexcept` (docs/policies.md#storage)");
   static_assert(requires(const S s) { { s.num_experts() } noexcept -> std::same_as<int>; },
                 "moe::ExpertStorage: needs `int num_experts() const noexcept` (docs/policies.md#storage)");
-  static_assert(!requires(const S s, Wave<typename S::pin>& wave) { s.abandon(wave); },
+  static_assert(!AbandonsWithoutRest<S>,
                 "moe::ExpertStorage: needs `void abandon(std::span<const ExpertNeed> rest, const Wave<pin>&) const noexcept` "
                 "if it has `abandon` (docs/policies.md#leasing-storage)");
   static_assert(!requires(const S s, std::span<const ExpertNeed> guesses) { s.expect(guesses); } ||
