@@ -1,4 +1,4 @@
-// expect: moe::RecordSource: needs `void read(const moe::ReadRequest&) const`; a storage that lends becomes a source by
+// expect: moe::RecordSource: needs `void read(const moe::ReadRequest&) const`
 #include <moe/moe.hpp>
 
 struct Source {
