@@ -75,7 +75,8 @@ TEST_CASE(
     "by the kernel") {
   const TemporaryFolder folder;
   const std::string path = write_file_of_experts(folder);
-  const std::size_t heap_before = heap::bytes, resident_before = resident_bytes();
+  const std::size_t heap_before = heap::bytes;
+  [[maybe_unused]] const std::size_t resident_before = resident_bytes();
   heap::peak = heap_before;
   std::size_t resident = 0;
   {
