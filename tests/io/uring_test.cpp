@@ -2,15 +2,13 @@
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-
-#include <cstdio>
 
 #include <doctest/doctest.h>
 
 #include <moe/io/uring.hpp>
 #include <moe/io/xxh3.hpp>
 
+#include "child_process.hpp"
 #include "storage_fixture.hpp"
 
 namespace {
@@ -57,26 +55,7 @@ bool refuse(unsigned call, int error) {
          ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0;
 }
 
-enum Result { right = 0, wrong = 1, thrown = 2, no_filter = 3, other_path = 4 };
-
-/// What `body` returns in a process of its own, which filters of calls do not outlive.
-template <class Body>
-int in_child(const Body& body) {
-  std::fflush(nullptr);  // or the child prints it too
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    int result = thrown;
-    try {
-      result = body();
-    } catch (...) {
-    }
-    ::_exit(result);
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
+enum Result { right = 0, wrong = 1, no_filter = 3, other_path = 4 };
 
 }  // namespace
 

@@ -20,6 +20,8 @@
 #include <moe/io/xxh3.hpp>
 #include <moe/storage/file.hpp>
 
+#include "address_sanitizer.hpp"
+#include "child_process.hpp"
 #include "temporary_folder.hpp"
 
 namespace {
@@ -60,25 +62,6 @@ int first_of(const std::filesystem::path& path) {
 
 std::ptrdiff_t files_in(const std::filesystem::path& folder) {
   return std::distance(std::filesystem::directory_iterator(folder), {});
-}
-
-/// The exit status of `body` in a process of its own, whose limits and mounts go with it.
-template <class Body>
-int in_child(const Body& body) {
-  std::fflush(nullptr);  // or the child prints it too
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    int status = 99;
-    try {
-      status = body();
-    } catch (...) {
-    }
-    ::_exit(status);
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 /// 0 if writing `path` failed with a message that holds `part` and left nothing in the folder, and reads of the
@@ -213,13 +196,8 @@ TEST_CASE("beyond the limit of file sizes writing fails with its reason, and the
   CHECK(files_in(folder.path()) == 1);
 }
 
-#if defined(__has_feature)
-#define MOE_SANITIZED __has_feature(address_sanitizer)
-#else
-#define MOE_SANITIZED 0
-#endif
 // The sanitizer opens a pipe whenever it looks at an object.
-TEST_CASE("without a descriptor left opening fails with its reason" * doctest::skip(MOE_SANITIZED)) {
+TEST_CASE("without a descriptor left opening fails with its reason" * doctest::skip(address_sanitizer)) {
   const TemporaryFolder folder;
   write(folder / "a.moe", 5);
   CHECK(in_child([&] {
