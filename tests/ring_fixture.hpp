@@ -31,6 +31,8 @@ struct World {
   std::set<const std::byte*> lent;      // records that must stay as they are
   bool overwritten = false;
   int reads = 0, failing_read = -1;
+  int failures = 0;                    // of that record from that read on
+  std::pair<int, int> broken{-1, -1};  // its layer and expert
 };
 
 /// Answers at once and says when the record would be there. A layer's copy begins with its expert 0.
@@ -53,7 +55,8 @@ struct WorldSource {
       w.places.insert(request.to);
     }
     w.overwritten = w.overwritten || w.lent.count(request.to) > 0;
-    if (w.reads++ != w.failing_read) return source.read(request);
+    if (w.reads++ == w.failing_read) w.broken = {layer, request.expert};
+    if (w.broken != std::pair{layer, request.expert} || w.failures-- <= 0) return source.read(request);
     const moe::IoError error("injected fault");
     request.done(request.who, &error);
   }

@@ -55,6 +55,7 @@ std::vector<std::byte> record(const Source& source, moe::ExpertId e) {
 struct Plan {
   std::atomic<int> reads{0};
   std::atomic<int> fail_from{-1}, fail_count{0};  // reads fail_from .. fail_from + fail_count - 1 fail
+  std::atomic<int> broken{-1};                    // expert of which every read fails
   std::atomic<int> delay_us{0};
 };
 
@@ -72,7 +73,8 @@ struct Planned {
   void read(const moe::ReadRequest& request) const {
     const int n = plan->reads++;
     if (plan->delay_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(plan->delay_us));
-    if (n >= plan->fail_from && n < plan->fail_from + plan->fail_count) {
+    const bool fails = n >= plan->fail_from && n < plan->fail_from + plan->fail_count;
+    if (fails || request.expert == plan->broken) {
       std::memset(request.to, 0xff, bytes(request.format));
       const moe::IoError error("injected fault");
       return request.done(request.who, &error);

@@ -78,8 +78,11 @@ TEST_CASE("each need is served once by every kind of cache") {
 TEST_CASE("a layer computes the same bits over every kind of cache") {
   matrix([](const auto& make) { storage_laws::computes_the_same_bits(make); });
 }
-TEST_CASE("any failing read is an IoError and every kind of cache stays usable") {
-  matrix([](const auto& make) { storage_laws::survives_failing_reads(make); });
+TEST_CASE("any failing read is an IoError or read again, and every kind of cache stays usable") {
+  matrix([](const auto& make) { storage_laws::survives_one_failing_read(make); });
+}
+TEST_CASE("a record that cannot be read is an IoError from every kind of cache, until it can be") {
+  matrix([](const auto& make) { storage_laws::reports_a_record_that_cannot_be_read(make); });
 }
 TEST_CASE("a call that ended early holds nothing in every kind of cache") {
   matrix([](const auto& make) { storage_laws::holds_nothing_after_a_call_that_ended_early(make); });

@@ -44,6 +44,7 @@ struct Call {
   std::uint64_t ticket = 0;
   std::vector<ExpertNeed> todo;
   std::vector<int> pins;  // slots
+  unsigned began = 0;     // bit for each expert that it began to load
 };
 
 struct State {
@@ -104,6 +105,7 @@ class Calls {
     const void* const wave = wave_of(thread);
     for (const ExpertNeed& need : call.todo)
       if (s.table.failed(0, need, wave) >= 0) {
+        if ((call.began >> need.expert & 1u) == 0) fail("a call fails by a load that it did not begin");
         call.at = At::failing;
         return;
       }
@@ -119,7 +121,9 @@ class Calls {
     bool loads = false;
     for (const ExpertNeed& need : call.todo) {
       if (s.table.claim_coming(0, need, lowest_of(need), wave) >= 0) continue;
-      loads |= s.table.claim(0, need, lowest_of(need), wave, call.ticket) >= 0;
+      if (s.table.claim(0, need, lowest_of(need), wave, call.ticket) < 0) continue;
+      loads = true;
+      call.began |= 1u << need.expert;
     }
     if (!call.pins.empty())
       call.at = At::computing;
@@ -153,6 +157,7 @@ class Calls {
     Call& call = s.calls[static_cast<std::size_t>(thread)];
     s.table.abandon(0, call.todo, wave_of(thread));
     call.todo.clear();
+    call.began = 0;
     call.at = At::leaving;
     if (call.pins.empty()) call = {};
     wake(s);
@@ -192,7 +197,8 @@ class Calls {
       for (const Call& call : s.calls) pins += static_cast<int>(std::count(call.pins.begin(), call.pins.end(), i));
       if (pins != slot.pins) fail("a slot's pins are not those of the calls");
       if (slot.phase == Phase::empty) {
-        if (slot.claim != nullptr || slot.guessed || slot.demanded) fail("an empty slot belongs to somebody");
+        if (slot.claim != nullptr || slot.joined || slot.guessed || slot.demanded)
+          fail("an empty slot belongs to somebody");
         continue;
       }
       ++(slot.streamed ? streamed : kept)[static_cast<std::size_t>(slot.format)];
@@ -222,6 +228,7 @@ class Calls {
       const bool needs = std::any_of(call.todo.begin(), call.todo.end(),
                                      [&](const ExpertNeed& need) { return need.expert == slot.expert; });
       if (!needs) fail("a slot is claimed by a call that does not need it");
+      if (!slot.joined && (call.began >> slot.expert & 1u) == 0) fail("a call is taken for one that began a load");
     }
   }
   void check_streamed(const CacheSlot& slot) {

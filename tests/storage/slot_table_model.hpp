@@ -167,7 +167,7 @@ class Model : Calls {
           if (slot->claim == wave_of(t)) owner = 1 + thread(t);
         const bool guessed_and_streamed = slot->guessed && slot->streamed;  // others only count
         out += static_cast<char>(static_cast<int>(slot->phase) | (guessed_and_streamed ? 4 : 0) |
-                                 (slot->streamed ? 8 : 0) | owner << 4);
+                                 (slot->streamed ? 8 : 0) | owner << 4 | (slot->joined ? 64 : 0));
         out += static_cast<char>(slot->pins);
       }
     }

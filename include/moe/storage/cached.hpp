@@ -92,8 +92,9 @@ class ExpertCache {
 ///
 /// Output is bit-identical to a resident storage for every budget of at least one record, unless the source has several
 /// precisions (Mixed). Several threads may acquire at once; none holds pins while it waits, and a record stays from the
-/// decision to load it until it was lent, so every thread gets on. A read that fails throws IoError from `acquire` and
-/// leaves the cache usable. Costs a scan of the slots per miss, a lock per record.
+/// decision to load it until it was lent, so every thread gets on. A read that fails throws IoError from the `acquire`
+/// that began it and leaves the cache usable; others that wait for it read again. Costs a scan of the slots per miss, a
+/// lock per record.
 template <class Source>
 class Cached {
   static_assert(sizeof(detail::explain_source<Source>) > 0);

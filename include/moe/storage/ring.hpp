@@ -61,7 +61,7 @@ class RingSections {
 ///
 /// Several threads may acquire at once: those at the same layer share its section, and a layer that was handed on too
 /// early is read again, in the place of the one that is needed last. A read that fails throws IoError from the
-/// `acquire` of its layer and leaves the ring usable; the next one reads the layer again.
+/// `acquire` that it began for and leaves the ring usable; what failed when it was read ahead is read again.
 template <RecordSource Source>
 class Ring {
  public:

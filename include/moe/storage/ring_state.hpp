@@ -111,25 +111,31 @@ struct RingState {
     begin_reads(loads);
   }
 
-  /// The layer's section when its records are there; the caller gives it back by `release`. Throws IoError.
+  /// The layer's section when its records are there; the caller gives it back by `release`. Throws IoError if a load
+  /// that began for this call fails; what began before it is loaded again.
   RingSection& claim(int l) {
     start();
     std::unique_lock lock(mutex);
     RingLayer& layer = at(l);
-    if (layer.section != nullptr)
-      ++layer.section->users;
-    else if (layer.waiting++ == 0)
-      layer.ticket = ++tickets;
-    await(layer, lock);
-    RingSection& section = *layer.section;
-    if (section.phase == RingSection::Phase::failed) {
+    for (;;) {
+      const bool joined = layer.section != nullptr;
+      if (joined)
+        ++layer.section->users;
+      else if (layer.waiting++ == 0)
+        layer.ticket = ++tickets;
+      await(layer, lock);
+      RingSection& section = *layer.section;
+      if (section.phase == RingSection::Phase::ready) return section;
       const IoError error(concat("layer ", l, " of the ring: ", *section.error));
       if (--section.users == 0) empty(section);
       changed.notify_all();
-      lock.unlock();
-      raise(error);
+      if (!joined) {
+        lock.unlock();
+        raise(error);
+      }
+      changed.wait(lock,
+                   [&] { return layer.section == nullptr || layer.section->phase != RingSection::Phase::failed; });
     }
-    return section;
   }
   void release(RingSection& section) noexcept {
     std::unique_lock lock(mutex);

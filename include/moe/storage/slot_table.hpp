@@ -40,7 +40,8 @@ struct CacheSlot {
   int layer = -1;
   ExpertId expert = -1;
   int pins = 0;
-  const void* claim = nullptr;  // the wave that decided to load it and has not been lent it yet
+  const void* claim = nullptr;  // the wave that it is for and that has not been lent it yet
+  bool joined = false;          // the claim came when the load was under way
   int next = -1;                // list of loads that are to be started
 };
 
@@ -176,7 +177,10 @@ class SlotTable {
   /// Somebody waits for this copy, which is on its way; false if none is.
   int claim_coming(int layer, const ExpertNeed& need, int lowest, const void* wave) noexcept {
     const int s = copy(layer, need.expert, lowest, Phase::loading);
-    if (s >= 0 && slot(s).claim == nullptr) slot(s).claim = wave;
+    if (s >= 0 && slot(s).claim == nullptr) {
+      slot(s).claim = wave;
+      slot(s).joined = true;
+    }
     return s;
   }
   /// Takes a slot for a need that is neither here nor coming; -1 if it has to wait for room.
@@ -190,8 +194,8 @@ class SlotTable {
     return taken.slot;
   }
 
-  /// The record has arrived, or has not. A guess that failed is a miss later, not an error now: false means that
-  /// nobody waits for what went wrong.
+  /// The record has arrived, or has not. Only the wave that began the load is told that it failed: false means that
+  /// there is none, and who waits for what was a guess, or another call's, claims it anew.
   bool loaded(int s, bool well, std::uint64_t bytes) noexcept {
     CacheSlot& slot = slots_[static_cast<std::size_t>(s)];
     --layers_[static_cast<std::size_t>(slot.layer)].loading;
@@ -201,14 +205,14 @@ class SlotTable {
       if (slot.streamed && !slot.guessed && slot.claim == nullptr) empty(slot);  // nobody waits for it any more
       return true;
     }
-    if (slot.claim != nullptr) {
+    if (slot.claim != nullptr && !slot.joined) {
       slot.phase = Phase::failed;
       return true;
     }
     empty(slot);
     return false;
   }
-  /// Whether the read that this wave waits for has failed.
+  /// The slot of a read that this wave began and that has failed, or -1.
   int failed(int layer, const ExpertNeed& need, const void* wave) const noexcept {
     const int s = copy(layer, need.expert, formats() - 1, Phase::failed);
     return s >= 0 && slot(s).claim == wave ? s : -1;
@@ -405,6 +409,7 @@ class SlotTable {
   void drop_claim(CacheSlot& slot, const void* wave) noexcept {
     if (slot.phase == Phase::empty || slot.claim != wave) return;
     slot.claim = nullptr;
+    slot.joined = false;
     if (slot.phase == Phase::failed || (slot.phase == Phase::ready && slot.streamed && slot.pins == 0)) empty(slot);
   }
   /// A wave that was served may have claimed another copy, which was on its way.
