@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <moe/offline/trace.hpp>
+#include <moe/storage/cache_history.hpp>
 #include <moe/storage/eviction.hpp>
 
 namespace moe {
@@ -82,65 +83,44 @@ inline std::vector<TraceStart> trace_starts(const RoutingTrace& trace) {
 
 namespace detail {
 
-/// The experts of a trace by number (layer * experts + expert), and the time.
+/// The history of a trace's experts, by number (layer * experts + expert), and what its current record wants.
 class ReplayState {
  public:
-  explicit ReplayState(const RoutingTrace& trace) : experts_(trace.experts()) {
-    clock_.layers = trace.layers();
-    entries_.resize(static_cast<std::size_t>(trace.layers()) * static_cast<std::size_t>(experts_));
-    wanted_.resize(entries_.size());
-    for (std::size_t id = 0; id < entries_.size(); ++id) {
-      entries_[id].layer = static_cast<int>(id) / experts_;
-      entries_[id].expert = static_cast<int>(id) % experts_;
-    }
+  explicit ReplayState(const RoutingTrace& trace) {
+    for (int layer = 0; layer < trace.layers(); ++layer) history_.add_layer(trace.experts());
+    wanted_.resize(history_.experts());
   }
 
   /// A record begins, of which the first `count` picks will be asked for.
   void begin(const TraceStart& start, const RoutingTrace& trace, const TraceRecord& record, int count) {
-    if (start.sequence) begin_sequence();
-    if (start.sequence || start.pass) ++clock_.token;
-    clock_.layer = record.layer;
+    if (start.sequence) history_.begin_sequence();
+    if (start.sequence || start.pass) history_.begin_pass();
+    layer_ = record.layer;
     ++record_;
     for (int i = 0; i < count; ++i) wanted_[id(record.layer, trace.picks(record)[i].expert)] = record_;
   }
   template <class E>
   void use(std::size_t id, const E& eviction, bool high) {
-    CacheEntry& entry = entries_[id];
-    ++clock_.use;
-    if constexpr (requires { eviction.used(entry, clock_); }) eviction.used(entry, clock_);
-    entry.last_use = clock_.use;
-    entry.last_token = clock_.token;
-    ++entry.uses;
-    if (high) ++entry.high_uses;
+    history_.use(id, eviction);
+    if (high) history_.serve_high(id);
   }
 
-  std::size_t id(int layer, ExpertId e) const noexcept {
-    return static_cast<std::size_t>(layer) * static_cast<std::size_t>(experts_) + static_cast<std::size_t>(e);
-  }
-  std::size_t size() const noexcept { return entries_.size(); }
-  const CacheEntry& entry(std::size_t id) const noexcept { return entries_[id]; }
-  CacheEntry& entry(std::size_t id) noexcept { return entries_[id]; }
+  std::size_t id(int layer, ExpertId e) const noexcept { return history_.number(layer, e); }
+  std::size_t size() const noexcept { return history_.experts(); }
+  const CacheEntry& entry(std::size_t id) const noexcept { return history_[id]; }
+  CacheEntry& entry(std::size_t id) noexcept { return history_[id]; }
   /// In the current record.
   bool wanted(std::size_t id) const noexcept { return wanted_[id] == record_; }
-  const CacheClock& clock() const noexcept { return clock_; }
-  void set_layer(int layer) noexcept { clock_.layer = layer; }
+  CacheClock clock() const noexcept { return history_.clock(layer_); }
+  void set_layer(int layer) noexcept { layer_ = layer; }
   /// No record is current.
   void end_record() noexcept { ++record_; }
 
  private:
-  void begin_sequence() noexcept {
-    clock_.token = 0;
-    for (CacheEntry& entry : entries_) {
-      entry.last_token = entry.uses = entry.high_uses = 0;
-      entry.heat = 0;
-    }
-  }
-
-  int experts_;
-  CacheClock clock_;
-  std::vector<CacheEntry> entries_;
+  CacheHistory history_;
   std::vector<std::uint64_t> wanted_;  // the number of the newest record that asks for it
   std::uint64_t record_ = 0;
+  int layer_ = 0;
 };
 
 /// Which experts lie in slots, in one precision.
@@ -189,9 +169,10 @@ class ReplayPools {
     int best = -1;
     double lowest = 0;
     std::pair<std::uint64_t, std::size_t> oldest;  // use, and the number for those never used
+    const CacheClock now = state.clock();
     for (std::size_t i = 0; i < held.size(); ++i) {
       const CacheEntry& entry = state.entry(held[i]);
-      const double score = eviction.keep_score(entry, state.clock());
+      const double score = eviction.keep_score(entry, now);
       const std::pair<std::uint64_t, std::size_t> age(entry.last_use, held[i]);
       if (best >= 0 && (score > lowest || (score == lowest && age > oldest))) continue;
       if (!may_go(held[i])) continue;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <moe/concepts.hpp>
+#include <moe/storage/cache_slots.hpp>
 #include <moe/storage/eviction.hpp>
 #include <moe/storage/layer_source.hpp>
 #include <moe/storage/slot_table.hpp>
@@ -67,15 +68,12 @@ struct CacheState {
   int join(const LayerSource& source, int experts, std::span<const std::size_t> bytes) {
     const std::lock_guard lock(mutex);
     check_limits(table.layers());
+    std::vector<std::size_t> slot_bytes;
+    for (const std::size_t b : bytes) slot_bytes.push_back(round_up(b, page_alignment));
     if (record_bytes.empty()) {
-      cut(bytes);
+      cut(std::move(slot_bytes));
     } else {
-      require_equal("moe::Cached", "formats of the records", static_cast<int>(record_bytes.size()),
-                    static_cast<int>(bytes.size()));
-      std::vector<std::size_t> larger(bytes.begin(), bytes.end());
-      for (std::size_t f = 0; f < larger.size(); ++f)
-        larger[f] = std::max(round_up(larger[f], page_alignment), record_bytes[f]);
-      if (larger != record_bytes) grow(larger);
+      grow(std::move(slot_bytes));
     }
     sources.push_back(source);
     return table.add_layer(experts);
@@ -155,10 +153,15 @@ struct CacheState {
     if (limits[static_cast<std::size_t>(layers)] < 1 && options.staging_slots < 1)
       raise(Error("moe::ExpertCache", concat("slots of layer ", layers), "at least 1, or staging_slots", "neither"));
   }
-  void grow(std::span<const std::size_t> bytes) {
+  /// For records of these sizes too, in whole pages.
+  void grow(std::vector<std::size_t> bytes) {
+    require_equal("moe::Cached", "formats of the records", static_cast<int>(record_bytes.size()),
+                  static_cast<int>(bytes.size()));
+    for (std::size_t f = 0; f < bytes.size(); ++f) bytes[f] = std::max(bytes[f], record_bytes[f]);
+    if (bytes == record_bytes) return;
     if (!table.unused())
-      raise(Error("moe::Cached", "bytes of a record", concat("at most those of the slots, which are in use"), "more"));
-    cut(bytes);
+      raise(Error("moe::Cached", "bytes of a record", "at most those of the slots, which are in use", "more"));
+    cut(std::move(bytes));
   }
   int slots_of(std::size_t format, std::span<const std::size_t> bytes) const {
     const std::vector<double>& shares = options.shares;
@@ -171,9 +174,8 @@ struct CacheState {
     for (const std::size_t b : bytes) one_of_each += b;
     return static_cast<int>(options.bytes / one_of_each);
   }
-  void cut(std::span<const std::size_t> records) {
-    std::vector<std::size_t> bytes;
-    for (const std::size_t b : records) bytes.push_back(round_up(b, page_alignment));
+  /// Slots of these sizes, in whole pages.
+  void cut(std::vector<std::size_t> bytes) {
     SlotLimits limits;
     limits.slots_by_layer = options.slots_by_layer;
     limits.staging = options.staging_slots;

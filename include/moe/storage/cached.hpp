@@ -14,6 +14,7 @@
 
 #include <moe/explain.hpp>
 #include <moe/storage/cache_state.hpp>
+#include <moe/storage/cache_statistics.hpp>
 #include <moe/storage/eviction.hpp>
 #include <moe/storage/slot_table.hpp>
 

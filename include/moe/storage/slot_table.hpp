@@ -2,156 +2,93 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include <moe/storage/cache_guesses.hpp>
+#include <moe/storage/cache_history.hpp>
+#include <moe/storage/cache_plan.hpp>
+#include <moe/storage/cache_slots.hpp>
+#include <moe/storage/cache_statistics.hpp>
 #include <moe/storage/eviction.hpp>
 
-namespace moe {
+namespace moe::detail {
 
-inline constexpr int max_cached_formats = 4;
-
-/// Since construction. Every need that was served is a hit, a miss or skipped. Taken together, because a hit rate
-/// without bytes and stalls misleads: prefetching raises it while more is read.
-struct CacheStatistics {
-  std::uint64_t hits = 0, misses = 0, skipped = 0;
-  std::uint64_t streamed = 0, evictions = 0;  // misses that were not kept; records given up
-  std::uint64_t loads = 0, bytes_read = 0;    // demanded and prefetched
-  std::uint64_t prefetched = 0, prefetched_used = 0, prefetched_wasted = 0;  // loads by guess; used; given up unused
-  std::uint64_t needed = 0, predicted = 0, predicted_right = 0;              // in calls that a guess preceded
-  std::uint64_t stalls = 0, stall_ns = 0;  // times a call waited for a load, and how long
-  std::array<std::uint64_t, max_cached_formats> loads_by_format{};
-};
-
-namespace detail {
-
-enum class Phase : unsigned char { empty, loading, ready, failed };
-
-/// One place for one record. Only `ready` slots without pins and claims may be given up.
-struct CacheSlot {
-  Phase phase = Phase::empty;
-  bool demanded = false;  // loaded for a need, until it is lent
-  bool guessed = false;   // loaded by guess and not used since
-  bool streamed = false;  // in a staging slot: goes after its use
-  int format = 0;         // the slot's slab
-  int layer = -1;
-  ExpertId expert = -1;
-  int pins = 0;
-  const void* claim = nullptr;  // the wave that it is for and that has not been lent it yet
-  bool joined = false;          // the claim came when the load was under way
-  int next = -1;                // list of loads that are to be started
-};
-
-/// Limits on what the slots may hold.
-struct SlotLimits {
-  std::vector<int> slots;           // of each format
-  std::vector<int> slots_by_layer;  // most that a layer keeps of the first format; empty: no limit
-  int staging = 0;                  // slots of each format for records that are not kept
-};
-
+/// The rules of a cache. It asks others where records lie (CacheSlots), when they were used (CacheHistory), what is
+/// guessed (CacheGuesses) and planned (CachePlan), and tells them what happens.
 class SlotTable {
  public:
   explicit SlotTable(AnyEviction eviction) : eviction_(std::move(eviction)) {}
 
-  /// Before any load. Slots of one format stand together, in the order of formats.
-  void cut(SlotLimits limits) {
-    limits_ = std::move(limits);
-    slots_.clear();
-    kept_.assign(limits_.slots.size(), 0);
-    streamed_.assign(limits_.slots.size(), 0);
-    first_slot_.assign(1, 0);
-    for (std::size_t f = 0; f < limits_.slots.size(); ++f) {
-      CacheSlot slot;
-      slot.format = static_cast<int>(f);
-      slots_.insert(slots_.end(), static_cast<std::size_t>(limits_.slots[f]), slot);
-      first_slot_.push_back(static_cast<int>(slots_.size()));
-    }
-    places_.assign(entries_.size() * limits_.slots.size(), -1);
-  }
+  /// Before any load.
+  void cut(SlotLimits limits) { slots_.cut(std::move(limits)); }
   int add_layer(int experts) {
     const int layer = layers();
-    layers_.push_back({static_cast<int>(entries_.size()), experts, 0, 0, false});
-    for (ExpertId e = 0; e < experts; ++e) {
-      CacheEntry entry;
-      entry.layer = layer;
-      entry.expert = e;
-      entries_.push_back(entry);
-      wanted_.push_back(0);
-      plan_position_.push_back(0);
-      predicted_.push_back(0);
-    }
-    places_.resize(entries_.size() * limits_.slots.size(), -1);
+    layers_.push_back({experts, 0});
+    history_.add_layer(experts);
+    slots_.add_layer(experts);
+    guesses_.add_layer(experts);
+    plan_.add_layer(experts);
+    wanted_.resize(history_.experts(), 0);
     return layer;
   }
 
-  int layers() const noexcept { return static_cast<int>(layers_.size()); }
+  int layers() const noexcept { return history_.layers(); }
   int experts(int layer) const noexcept { return layers_[static_cast<std::size_t>(layer)].experts; }
-  int formats() const noexcept { return static_cast<int>(limits_.slots.size()); }
-  const std::vector<CacheSlot>& slots() const noexcept { return slots_; }
-  const CacheSlot& slot(int s) const noexcept { return slots_[static_cast<std::size_t>(s)]; }
-  CacheSlot& slot(int s) noexcept { return slots_[static_cast<std::size_t>(s)]; }
-  const CacheEntry& entry(int layer, ExpertId e) const noexcept { return entries_[index(layer, e)]; }
-  bool ready(int layer, ExpertId e) const noexcept { return copy(layer, e, formats() - 1, Phase::ready) >= 0; }
-  int wanted(int layer, ExpertId e) const noexcept { return wanted_[index(layer, e)]; }
+  int formats() const noexcept { return slots_.formats(); }
+  const std::vector<CacheSlot>& slots() const noexcept { return slots_.all(); }
+  const CacheSlot& slot(int s) const noexcept { return slots_[s]; }
+  CacheSlot& slot(int s) noexcept { return slots_[s]; }
+  const CacheEntry& entry(int layer, ExpertId e) const noexcept { return history_[number_of(layer, e)]; }
+  bool ready(int layer, ExpertId e) const noexcept { return slots_.copy(layer, e, formats() - 1, Phase::ready) >= 0; }
+  int wanted(int layer, ExpertId e) const noexcept { return wanted_[number_of(layer, e)]; }
   int loading(int layer) const noexcept { return layers_[static_cast<std::size_t>(layer)].loading; }
-  CacheClock clock(int layer) const noexcept { return {use_, token_, layer, layers()}; }
   CacheStatistics& statistics() noexcept { return statistics_; }
   const CacheStatistics& statistics() const noexcept { return statistics_; }
   bool unused() const noexcept {
-    return std::all_of(slots_.begin(), slots_.end(), [](const CacheSlot& s) { return s.phase == Phase::empty; });
+    return std::all_of(slots().begin(), slots().end(), [](const CacheSlot& s) { return s.phase == Phase::empty; });
   }
 
-  void begin_sequence() noexcept {
-    token_ = 0;
-    for (CacheEntry& entry : entries_) {
-      entry.last_token = entry.uses = entry.high_uses = 0;
-      entry.heat = 0;
-    }
-  }
+  void begin_sequence() noexcept { history_.begin_sequence(); }
 
   /// A call of `layer` begins: its needs are used now, in order of importance. Returns the call's ticket.
   /// `lowest(need)` is the least precise format that serves it, negative if it may be skipped.
   template <class Lowest>
   std::uint64_t begin_call(int layer, std::span<ExpertNeed> needs, const Lowest& lowest) noexcept {
-    if (layer <= last_layer_ || token_ == 0) ++token_;
-    last_layer_ = layer;
     std::sort(needs.begin(), needs.end(), [](const ExpertNeed& a, const ExpertNeed& b) {
       return a.mass_ahead != b.mass_ahead ? a.mass_ahead < b.mass_ahead : a.expert < b.expert;
     });
-    const std::uint64_t ticket = use_ + 1;
-    compare_prediction(layer, needs);
+    history_.begin_call(layer);
+    const std::uint64_t ticket = history_.clock(layer).use + 1;
+    guesses_.compare(layer, needs, statistics_);
     for (const ExpertNeed& need : needs) {
       if (skips(layer, need, lowest(need))) continue;
-      CacheEntry& entry = entries_[index(layer, need.expert)];
-      ++use_;
-      eviction_.used(entry, clock(layer));
-      entry.last_use = use_;
-      entry.last_token = token_;
-      ++entry.uses;
-      ++wanted_[index(layer, need.expert)];
+      history_.use(number_of(layer, need.expert), eviction_);
+      ++wanted_[number_of(layer, need.expert)];
     }
-    correct_plan(layer, needs);
+    plan_.correct(layer, needs, history_);
     return ticket;
   }
   /// The call ends before these needs were served.
   void abandon(int layer, std::span<const ExpertNeed> rest, const void* wave) noexcept {
-    for (const ExpertNeed& need : rest) --wanted_[index(layer, need.expert)];
+    for (const ExpertNeed& need : rest) --wanted_[number_of(layer, need.expert)];
     drop_claims(wave);
   }
 
   /// Nothing of it is here or coming, and it is not worth a load.
   bool skips(int layer, const ExpertNeed& need, int lowest) const noexcept {
-    return lowest < 0 && copy(layer, need.expert, formats() - 1, Phase::ready) < 0;
+    return lowest < 0 && slots_.copy(layer, need.expert, formats() - 1, Phase::ready) < 0;
   }
 
   /// Pins the most precise copy that is here and serves the need; -1 if there is none.
   int lend(int layer, const ExpertNeed& need, int lowest, const void* wave) noexcept {
-    const int s = copy(layer, need.expert, lowest < 0 ? formats() - 1 : lowest, Phase::ready);
+    const int s = slots_.copy(layer, need.expert, lowest < 0 ? formats() - 1 : lowest, Phase::ready);
     if (s < 0) return -1;
-    CacheSlot& slot = slots_[static_cast<std::size_t>(s)];
+    CacheSlot& slot = slots_[s];
     const bool miss = slot.demanded && slot.claim == wave;
     ++(miss ? statistics_.misses : statistics_.hits);
     if (miss && slot.streamed) ++statistics_.streamed;
@@ -163,20 +100,20 @@ class SlotTable {
     slot.guessed = false;
     ++slot.pins;
     drop_claims_on(layer, need.expert, wave);
-    CacheEntry& entry = entries_[index(layer, need.expert)];
-    if (slot.format == 0) ++entry.high_uses;
-    entry.planned = false;
-    --wanted_[index(layer, need.expert)];
+    const std::size_t used = number_of(layer, need.expert);
+    if (slot.format == 0) history_.serve_high(used);
+    plan_.used(used, history_);
+    --wanted_[used];
     return s;
   }
   void unpin(int s) noexcept {
-    CacheSlot& slot = slots_[static_cast<std::size_t>(s)];
+    CacheSlot& slot = slots_[s];
     if (--slot.pins == 0 && slot.streamed && slot.claim == nullptr) empty(slot);
   }
 
-  /// Somebody waits for this copy, which is on its way; false if none is.
+  /// Somebody waits for this copy, which is on its way; -1 if none is.
   int claim_coming(int layer, const ExpertNeed& need, int lowest, const void* wave) noexcept {
-    const int s = copy(layer, need.expert, lowest, Phase::loading);
+    const int s = slots_.copy(layer, need.expert, lowest, Phase::loading);
     if (s >= 0 && slot(s).claim == nullptr) {
       slot(s).claim = wave;
       slot(s).joined = true;
@@ -197,7 +134,7 @@ class SlotTable {
   /// The record has arrived, or has not. Only the wave that began the load is told that it failed: false means that
   /// there is none, and who waits for what was a guess, or another call's, claims it anew.
   bool loaded(int s, bool well, std::uint64_t bytes) noexcept {
-    CacheSlot& slot = slots_[static_cast<std::size_t>(s)];
+    CacheSlot& slot = slots_[s];
     --layers_[static_cast<std::size_t>(slot.layer)].loading;
     if (well) {
       slot.phase = Phase::ready;
@@ -214,19 +151,17 @@ class SlotTable {
   }
   /// The slot of a read that this wave began and that has failed, or -1.
   int failed(int layer, const ExpertNeed& need, const void* wave) const noexcept {
-    const int s = copy(layer, need.expert, formats() - 1, Phase::failed);
+    const int s = slots_.copy(layer, need.expert, formats() - 1, Phase::failed);
     return s >= 0 && slot(s).claim == wave ? s : -1;
   }
   void drop_claims(const void* wave) noexcept {
-    for (CacheSlot& slot : slots_) drop_claim(slot, wave);
+    for (int s = 0; s < num_slots(); ++s) drop_claim(slot(s), wave);
   }
   /// The layer goes: nothing of it is loaded or planned any more.
   void remove_layer(int layer) noexcept {
-    for (CacheSlot& slot : slots_)
-      if (slot.layer == layer) empty(slot);
-    std::erase_if(plan_, [layer](const auto& use) { return use.first == layer; });
-    for (std::size_t i = 0; i < plan_.size(); ++i)
-      plan_position_[index(plan_[i].first, plan_[i].second)] = static_cast<int>(i);
+    for (int s = 0; s < num_slots(); ++s)
+      if (slot(s).layer == layer) empty(slot(s));
+    plan_.remove_layer(layer, history_);
     layers_[static_cast<std::size_t>(layer)].experts = 0;
   }
 
@@ -236,25 +171,22 @@ class SlotTable {
   /// guessed stays until the layer is called, if it is here: later layers' guesses do not push it out.
   template <class Lowest>
   int predict(int layer, std::span<const ExpertNeed> guesses, bool keep, const Lowest& lowest) noexcept {
-    Layer& l = layers_[static_cast<std::size_t>(layer)];
-    for (ExpertId e = 0; e < l.experts; ++e) predicted_[index(layer, e)] &= kept_guess;
-    l.predicted = true;
+    guesses_.predict(layer, guesses, keep);
     int missing = 0;
-    for (const ExpertNeed& guess : guesses) {
-      predicted_[index(layer, guess.expert)] |= keep ? newest_guess | kept_guess : newest_guess;
-      missing += absent(layer, guess, lowest(guess)) ? 1 : 0;
-    }
+    for (const ExpertNeed& guess : guesses) missing += absent(layer, guess, lowest(guess)) ? 1 : 0;
     return missing;
   }
   /// No slot is taken for a copy that serves; the slot of a failed one is until its wave has seen the failure.
   bool absent(int layer, const ExpertNeed& need, int lowest) const noexcept {
-    const int* const places = places_of(layer, need.expert);
-    return lowest >= 0 && std::all_of(places, places + lowest + 1, [](int place) { return place < 0; });
+    if (lowest < 0) return false;
+    const auto copies = slots_.places(layer, need.expert).first(static_cast<std::size_t>(lowest) + 1);
+    return std::all_of(copies.begin(), copies.end(), [](int s) { return s < 0; });
   }
   /// A slot for a guess: gives up neither what is in use or wanted, nor what is guessed for a layer that is still to
   /// come. -1: none.
   int claim_guess(int layer, ExpertId e, int format) noexcept {
-    return begin_guess(room_for_guess(layer, format, [&](const CacheSlot& slot) { return !expected(slot); }), layer, e);
+    const auto rank_of = [&](const CacheSlot& slot) { return rank(slot, no_ticket); };
+    return begin_guess(room_for_guess(layer, format, rank_of), layer, e);
   }
   int guesses_in_slots() const noexcept { return guesses_in_slots_; }
 
@@ -262,146 +194,101 @@ class SlotTable {
 
   /// What a pass through the layers will use, in the order of use; replaces the plan before.
   void plan(std::span<const std::pair<int, ExpertId>> uses) {
-    for (const auto& [layer, expert] : plan_) entries_[index(layer, expert)].planned = false;
-    plan_.clear();
-    for (const auto& [layer, expert] : uses) {
-      if (entries_[index(layer, expert)].planned) continue;  // twice in this plan
-      plan_position_[index(layer, expert)] = static_cast<int>(plan_.size());
-      plan_.emplace_back(layer, expert);
-      layers_[static_cast<std::size_t>(layer)].predicted = true;
-      predicted_[index(layer, expert)] |= newest_guess;
-      entries_[index(layer, expert)].planned = true;
-    }
+    plan_.replace(uses, history_);
+    for (const auto& [layer, expert] : uses) guesses_.add(layer, expert);
   }
   bool has_plan() const noexcept { return !plan_.empty(); }
   /// Takes a slot for the next planned record that is neither here nor coming, in the order of use and no further than
   /// the slots reach; gives up only what is not planned, or planned beyond that reach. -1: nothing to load or no room.
   int claim_planned() noexcept {
-    const int end = plan_reach();
-    const auto may_go = [&](const CacheSlot& slot) {
-      const std::size_t e = index(slot.layer, slot.expert);
-      return !entries_[e].planned || plan_position_[e] >= end;
+    const std::span<const std::size_t> near = plan_.reach(slots_.keepable(0));
+    const auto rank_of = [&](const CacheSlot& slot) {
+      const std::size_t number = number_of(slot.layer, slot.expert);
+      if (wanted_[number] > 0) return Rank::wanted;
+      return plan_.to_come(number, near.size()) ? Rank::expected : Rank::worthless;
     };
-    for (int i = 0; i < end; ++i) {
-      const auto& [layer, expert] = plan_[static_cast<std::size_t>(i)];
-      if (!entries_[index(layer, expert)].planned || !absent(layer, {expert, 1, 0, 0}, 0)) continue;
-      const int s = begin_guess(room_for_guess(layer, 0, may_go), layer, expert);
-      if (s >= 0 || limits_.slots_by_layer.empty()) return s;  // else another layer may have room
+    for (const std::size_t number : near) {
+      const auto [layer, expert] = std::pair(history_[number].layer, history_[number].expert);
+      if (!plan_.to_come(number, near.size()) || !absent(layer, {expert, 1, 0, 0}, 0)) continue;
+      const int s = begin_guess(room_for_guess(layer, 0, rank_of), layer, expert);
+      if (s >= 0 || slots_.limits().slots_by_layer.empty()) return s;  // else another layer may have room
     }
     return -1;
   }
 
  private:
   struct Layer {
-    int first = 0;  // of its entries
     int experts = 0;
     int loading = 0;
-    int kept = 0;  // slots of the first format
-    bool predicted = false;
   };
-  static constexpr unsigned newest_guess = 1, kept_guess = 2;  // bits of predicted_
+  /// In this order slots are given up, as far as they are at all.
+  enum class Rank : unsigned char { worthless, expected, used_now, wanted };
+  static constexpr std::uint64_t no_ticket = std::numeric_limits<std::uint64_t>::max();
   struct Taken {
     int slot = -1;
     bool streamed = false;
   };
 
-  std::size_t index(int layer, ExpertId e) const noexcept {
-    return static_cast<std::size_t>(layers_[static_cast<std::size_t>(layer)].first + e);
+  std::size_t number_of(int layer, ExpertId e) const noexcept { return history_.number(layer, e); }
+  int place(int layer, ExpertId e, int format) const noexcept {
+    return slots_.places(layer, e)[static_cast<std::size_t>(format)];
   }
-  int& place(int layer, ExpertId e, int format) noexcept {
-    return places_[index(layer, e) * limits_.slots.size() + static_cast<std::size_t>(format)];
-  }
-  /// [formats] slots, or -1.
-  const int* places_of(int layer, ExpertId e) const noexcept {
-    return places_.data() + index(layer, e) * limits_.slots.size();
-  }
-  /// The most precise copy in `phase`, no less precise than `lowest`.
-  int copy(int layer, ExpertId e, int lowest, Phase phase) const noexcept {
-    const int* const places = places_of(layer, e);
-    for (int f = 0; f <= lowest; ++f)
-      if (places[f] >= 0 && slot(places[f]).phase == phase) return places[f];
-    return -1;
-  }
+  int num_slots() const noexcept { return static_cast<int>(slots().size()); }
 
   // ---- room
 
-  int keepable(int format) const noexcept { return limits_.slots[static_cast<std::size_t>(format)] - limits_.staging; }
-  bool limited(int format) const noexcept { return format == 0 && !limits_.slots_by_layer.empty(); }
-  bool layer_full(int layer, int format) const noexcept {
-    return limited(format) &&
-           layers_[static_cast<std::size_t>(layer)].kept >= limits_.slots_by_layer[static_cast<std::size_t>(layer)];
+  const CacheEntry& entry_of(int s) const noexcept { return entry(slot(s).layer, slot(s).expert); }
+
+  /// Wanted by any call, used by the call with this ticket, or guessed for a call that is still to come.
+  Rank rank(const CacheSlot& slot, std::uint64_t ticket) const noexcept {
+    const std::size_t number = number_of(slot.layer, slot.expert);
+    if (wanted_[number] > 0) return Rank::wanted;
+    if (history_[number].last_use >= ticket) return Rank::used_now;
+    return guesses_.expected(slot.layer, slot.expert) ? Rank::expected : Rank::worthless;
   }
-  /// An empty slot, or the one that is given up first among those that `may_go` allows; -1 if there is none.
-  template <class MayGo>
-  int victim(int layer, int format, const MayGo& may_go) const noexcept {
-    const bool own_only = layer_full(layer, format);
-    const bool may_grow = !own_only && kept_[static_cast<std::size_t>(format)] < keepable(format);
-    const CacheClock now = clock(layer);
-    int lowest = -1;
+  /// An empty slot, or the one that is given up first: that of the lowest rank, up to `highest`, and in it of the
+  /// lowest score; -1 if there is none.
+  template <class RankOf>
+  int victim(int layer, int format, Rank highest, const RankOf& rank_of) const noexcept {
+    const bool own_only = slots_.full(layer, format), may_grow = slots_.may_grow(layer, format);
+    const CacheClock now = history_.clock(layer);
+    int best = -1;
+    Rank lowest = highest;
     double score = 0;
-    for (int s = first_slot_[static_cast<std::size_t>(format)]; s < first_slot_[static_cast<std::size_t>(format) + 1];
-         ++s) {
+    for (int s = slots_.first(format); s < slots_.end(format); ++s) {
       const CacheSlot& candidate = slot(s);
       if (candidate.phase == Phase::empty) {
         if (may_grow) return s;
         continue;
       }
-      if (candidate.streamed || !idle(candidate) || (own_only && candidate.layer != layer) || !may_go(candidate))
-        continue;
-      const CacheEntry& entry = entries_[index(candidate.layer, candidate.expert)];
-      const double keep = eviction_.keep_score(entry, now);
-      if (lowest >= 0 && !(keep < score || (keep == score && entry.last_use < entry_of(lowest).last_use))) continue;
-      lowest = s;
+      if (candidate.streamed || !candidate.idle() || (own_only && candidate.layer != layer)) continue;
+      const Rank its = rank_of(candidate);
+      if (its > lowest) continue;
+      const double keep = eviction_.keep_score(entry_of(s), now);
+      const bool first =
+          best < 0 || its < lowest || keep < score || (keep == score && entry_of(s).last_use < entry_of(best).last_use);
+      if (!first) continue;
+      best = s;
+      lowest = its;
       score = keep;
     }
-    return lowest;
+    return best;
   }
-  /// As many uses of the plan as there are slots are still to come before this one.
-  int plan_reach() const noexcept {
-    int left = keepable(0), i = 0;
-    for (; i < static_cast<int>(plan_.size()); ++i) {
-      const auto& [layer, expert] = plan_[static_cast<std::size_t>(i)];
-      if (entries_[index(layer, expert)].planned && left-- == 0) break;
-    }
-    return i;
-  }
-  static bool idle(const CacheSlot& slot) noexcept {
-    return slot.phase == Phase::ready && slot.pins == 0 && slot.claim == nullptr;
-  }
-  const CacheEntry& entry_of(int s) const noexcept { return entries_[index(slot(s).layer, slot(s).expert)]; }
-
-  bool expected(const CacheSlot& s) const noexcept { return (predicted_[index(s.layer, s.expert)] & kept_guess) != 0; }
-  /// For a need: first what no call wants or is expected to, and this call has not used; then a staging slot; without
-  /// staging slots what is expected, what this call is done with, and what another one wants, so that every call gets
-  /// on.
+  /// For a need: what has no worth; else a staging slot; without staging slots also what is expected, what this call is
+  /// done with, and at last what another one wants, so that every call gets on.
   Taken room(int layer, int format, std::uint64_t ticket) const noexcept {
-    const auto wanted = [&](const CacheSlot& s) { return wanted_[index(s.layer, s.expert)] > 0; };
-    const auto used_now = [&](const CacheSlot& s) { return entries_[index(s.layer, s.expert)].last_use >= ticket; };
-    int s = victim(layer, format, [&](const CacheSlot& c) { return !wanted(c) && !used_now(c) && !expected(c); });
-    if (s >= 0) return {s, false};
-    if (limits_.staging > 0) return {staging_slot(format, limits_.staging, true), true};
-    s = victim(layer, format, [&](const CacheSlot& c) { return !wanted(c) && !used_now(c); });
-    if (s >= 0) return {s, false};
-    s = victim(layer, format, [&](const CacheSlot& c) { return !wanted(c); });
-    if (s >= 0) return {s, false};
-    return {victim(layer, format, [](const CacheSlot&) { return true; }), false};
+    const bool staging = slots_.limits().staging > 0;
+    const int s = victim(layer, format, staging ? Rank::worthless : Rank::wanted,
+                         [&](const CacheSlot& slot) { return rank(slot, ticket); });
+    if (s >= 0 || !staging) return {s, false};
+    return {slots_.staging(format, slots_.limits().staging, true), true};
   }
-  template <class MayGo>
-  Taken room_for_guess(int layer, int format, const MayGo& may_go) const noexcept {
-    const int s = victim(layer, format, [&](const CacheSlot& slot) {
-      return wanted_[index(slot.layer, slot.expert)] == 0 && may_go(slot);
-    });
-    if (s >= 0 || limits_.staging == 0) return {s, false};
-    return {staging_slot(format, limits_.staging - 1, false), true};  // one is always left for needs
-  }
-  /// A free staging slot, while fewer than `most` are taken; a need may also take that of an unused guess.
-  int staging_slot(int format, int most, bool over_guesses) const noexcept {
-    const auto f = static_cast<std::size_t>(format);
-    for (int s = first_slot_[f]; s < first_slot_[f + 1]; ++s) {
-      if (slot(s).phase == Phase::empty && streamed_[f] < most) return s;
-      if (over_guesses && slot(s).streamed && slot(s).guessed && idle(slot(s))) return s;
-    }
-    return -1;
+  /// For a guess: what has no worth, else a staging slot.
+  template <class RankOf>
+  Taken room_for_guess(int layer, int format, const RankOf& rank_of) const noexcept {
+    const int s = victim(layer, format, Rank::worthless, rank_of);
+    if (s >= 0 || slots_.limits().staging == 0) return {s, false};
+    return {slots_.staging(format, slots_.limits().staging - 1, false), true};  // one is always left for needs
   }
 
   // ---- changes of a slot
@@ -415,35 +302,22 @@ class SlotTable {
   /// A wave that was served may have claimed another copy, which was on its way.
   void drop_claims_on(int layer, ExpertId e, const void* wave) noexcept {
     for (int f = 0; f < formats(); ++f)
-      if (const int s = place(layer, e, f); s >= 0) drop_claim(slots_[static_cast<std::size_t>(s)], wave);
+      if (const int s = place(layer, e, f); s >= 0) drop_claim(slots_[s], wave);
   }
   void empty(CacheSlot& slot) noexcept {
     if (slot.phase == Phase::empty) return;
-    const auto format = static_cast<std::size_t>(slot.format);
-    place(slot.layer, slot.expert, slot.format) = -1;
-    --(slot.streamed ? streamed_ : kept_)[format];
-    if (slot.format == 0 && !slot.streamed) --layers_[static_cast<std::size_t>(slot.layer)].kept;
     if (slot.guessed) {
       ++statistics_.prefetched_wasted;
       --guesses_in_slots_;
     }
-    const int f = slot.format;
-    slot = {};
-    slot.format = f;
+    slots_.empty(slot);
   }
   void begin_load(Taken taken, int layer, ExpertId e) noexcept {
-    CacheSlot& slot = slots_[static_cast<std::size_t>(taken.slot)];
+    CacheSlot& slot = slots_[taken.slot];
     if (slot.phase == Phase::ready) ++statistics_.evictions;
     empty(slot);
-    slot.phase = Phase::loading;
-    slot.layer = layer;
-    slot.expert = e;
-    slot.streamed = taken.streamed;
-    place(layer, e, slot.format) = taken.slot;
-    ++(slot.streamed ? streamed_ : kept_)[static_cast<std::size_t>(slot.format)];
-    Layer& l = layers_[static_cast<std::size_t>(layer)];
-    if (slot.format == 0 && !slot.streamed) ++l.kept;
-    ++l.loading;
+    slots_.fill(taken.slot, layer, e, taken.streamed);
+    ++layers_[static_cast<std::size_t>(layer)].loading;
     ++statistics_.loads;
     ++statistics_.loads_by_format[static_cast<std::size_t>(slot.format)];
   }
@@ -456,43 +330,15 @@ class SlotTable {
     return taken.slot;
   }
 
-  void compare_prediction(int layer, std::span<const ExpertNeed> needs) noexcept {
-    Layer& l = layers_[static_cast<std::size_t>(layer)];
-    if (!std::exchange(l.predicted, false)) return;
-    const auto guessed = [&](ExpertId e) { return predicted_[index(layer, e)] & newest_guess; };
-    statistics_.needed += needs.size();
-    for (const ExpertNeed& need : needs) statistics_.predicted_right += guessed(need.expert);
-    for (ExpertId e = 0; e < l.experts; ++e) statistics_.predicted += guessed(e);
-    std::fill_n(predicted_.begin() + l.first, l.experts, 0u);
-  }
-  /// The layer's routing is known: earlier layers are over, and its experts that were planned wrongly are the first
-  /// to go (ExpertFlow's real-time correction).
-  void correct_plan(int layer, std::span<const ExpertNeed> needs) noexcept {
-    for (const auto& [planned_layer, expert] : plan_)
-      if (planned_layer < layer || (planned_layer == layer && !among(needs, expert)))
-        entries_[index(planned_layer, expert)].planned = false;
-  }
-  static bool among(std::span<const ExpertNeed> needs, ExpertId e) noexcept {
-    return std::any_of(needs.begin(), needs.end(), [e](const ExpertNeed& need) { return need.expert == e; });
-  }
-
   AnyEviction eviction_;
-  SlotLimits limits_;
-  std::vector<int> first_slot_;       // [formats + 1]
-  std::vector<int> kept_, streamed_;  // [formats] slots taken
-  std::vector<CacheSlot> slots_;
   std::vector<Layer> layers_;
-  std::vector<CacheEntry> entries_;  // of all layers
-  std::vector<int> wanted_;          // [entry] calls that wait for it
-  std::vector<unsigned> predicted_;  // [entry] bits
-  std::vector<int> places_;          // [entry][format] slot, or -1
-  std::vector<std::pair<int, ExpertId>> plan_;
-  std::vector<int> plan_position_;  // [entry] where the plan names it
-  std::uint64_t use_ = 0, token_ = 0;
-  int last_layer_ = -1;
+  CacheHistory history_;     // gives experts their numbers
+  std::vector<int> wanted_;  // [number] calls that wait for it
+  CacheSlots slots_;
+  CacheGuesses guesses_;
+  CachePlan plan_;
   int guesses_in_slots_ = 0;
   CacheStatistics statistics_;
 };
 
-}  // namespace detail
-}  // namespace moe
+}  // namespace moe::detail
