@@ -53,6 +53,11 @@ TEST_CASE("a plan reaches as many uses as there are slots, in its order") {
   CHECK(p.reach(2) == Uses{{0, 2}, {0, 0}});
   CHECK(p.reach(9) == Uses{{0, 2}, {0, 0}, {1, 3}});
 }
+TEST_CASE("the uses of a layer are those of the layers that are named, on average and rounded up") {
+  CHECK(Planned({}).plan.uses_of_a_layer() == 0);
+  CHECK(Planned({{1, 2}, {1, 0}, {1, 3}}).plan.uses_of_a_layer() == 3);
+  CHECK(Planned({{0, 2}, {0, 0}, {0, 0}, {1, 3}}).plan.uses_of_a_layer() == 2);
+}
 TEST_CASE("an expert that is named again counts once, where it stood first") {
   const Planned p({{0, 2}, {0, 0}, {0, 2}, {1, 2}});
   CHECK(p.reach(2) == Uses{{0, 2}, {0, 0}});

@@ -71,6 +71,19 @@ TEST_CASE(
   CHECK(s.loads == 5);
   CHECK(s.predicted_right == 5);
 }
+TEST_CASE("full slots take records for one layer ahead; what they hold for later layers, planned or not, stays") {
+  CountedCache c(slots(8), moe::ByPlan{}, 4);
+  for (int l = 0; l < 4; ++l) c.use({0, 1}, l);
+  const std::vector<moe::PlannedExpert> plan{{0, 2, 1}, {0, 3, 1}, {1, 2, 1}, {1, 3, 1}, {2, 0, 1}, {2, 1, 1}};
+  c.cache.plan(plan);  // two uses a layer, six of eight slots
+  CHECK(c.residents(0) == Experts{2, 3});
+  CHECK(c.residents(1) == Experts{0, 1});
+  CHECK(c.residents(3) == Experts{0, 1});
+  c.use({2, 3}, 0);
+  CHECK(c.residents(1) == Experts{2, 3});
+  CHECK(c.residents(2) == Experts{0, 1});
+  CHECK(c.statistics().misses == 8);
+}
 TEST_CASE("a slot that the first layer was wrongly given goes to the next layer as soon as the first is routed") {
   CountedCache c(slots(2), moe::ByPlan{}, 2);
   const std::vector<moe::PlannedExpert> plan{{0, 0, 1}, {0, 1, 1}, {1, 4, 1}};

@@ -29,6 +29,7 @@ class CachePlan {
       order.push_back(number);
     }
     order_ = std::move(order);
+    uses_of_a_layer_ = pieces(static_cast<int>(order_.size()), std::max(1, layers_named(history)));
   }
   bool empty() const noexcept { return order_.empty(); }
 
@@ -40,6 +41,7 @@ class CachePlan {
       if (positions_[order_[end]] != over && slots-- == 0) break;
     return std::span(order_).first(end);
   }
+  int uses_of_a_layer() const noexcept { return uses_of_a_layer_; }  // on average, rounded up
   /// Its use is to come, and is among the first `end` of the plan.
   bool to_come(std::size_t number, std::size_t end) const noexcept {
     return positions_[number] != over && positions_[number] < static_cast<int>(end);
@@ -65,6 +67,11 @@ class CachePlan {
  private:
   static constexpr int over = -1;
 
+  int layers_named(const CacheHistory& history) const {
+    std::vector<bool> named(static_cast<std::size_t>(history.layers()));
+    for (const std::size_t number : order_) named[static_cast<std::size_t>(history[number].layer)] = true;
+    return static_cast<int>(std::count(named.begin(), named.end(), true));
+  }
   void set_position(std::size_t number, int position, CacheHistory& history) noexcept {
     positions_[number] = position;
     history[number].planned = position != over;
@@ -75,6 +82,7 @@ class CachePlan {
 
   std::vector<std::size_t> order_;  // numbers of experts
   std::vector<int> positions_;      // [number] in `order_`, if its use is to come
+  int uses_of_a_layer_ = 0;
 };
 
 }  // namespace moe::detail

@@ -58,8 +58,8 @@ class ExpertCache {
   }
 
   /// What the next pass through the layers is expected to use (ExpertFlow, He et al. 2024): loaded at once, by layer
-  /// and then by probability, as far as the slots reach, and further as layers end. Once a layer is routed, what was
-  /// planned for it wrongly gives way first. Choose ByPlan as the eviction. An empty plan ends planning.
+  /// and then by probability, as far as there are empty slots, and over others one layer ahead. Once a layer is routed,
+  /// what was planned for it wrongly gives way first. Choose ByPlan as the eviction. An empty plan ends planning.
   /// Throws Error for a layer or an expert that there is not.
   void plan(std::span<const PlannedExpert> uses) const {
     std::vector<PlannedExpert> sorted(uses.begin(), uses.end());

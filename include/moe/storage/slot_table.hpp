@@ -198,19 +198,24 @@ class SlotTable {
     for (const auto& [layer, expert] : uses) guesses_.add(layer, expert);
   }
   bool has_plan() const noexcept { return !plan_.empty(); }
-  /// Takes a slot for the next planned record that is neither here nor coming, in the order of use and no further than
-  /// the slots reach; gives up only what is not planned, or planned beyond that reach. -1: nothing to load or no room.
+  /// Takes a slot for the next planned record that is neither here nor coming, in the order of use. What one layer
+  /// uses is read ahead over whatever is not planned that near: computing a layer hides the reads of the next. Further
+  /// on only empty slots are taken, because what lies in others may be used in the next pass. -1: nothing to load or
+  /// no room.
   int claim_planned() noexcept {
-    const std::span<const std::size_t> near = plan_.reach(slots_.keepable(0));
+    const int slots = slots_.keepable(0);
+    const std::size_t near = plan_.reach(std::min(slots, plan_.uses_of_a_layer())).size();
     const auto rank_of = [&](const CacheSlot& slot) {
       const std::size_t number = number_of(slot.layer, slot.expert);
       if (wanted_[number] > 0) return Rank::wanted;
-      return plan_.to_come(number, near.size()) ? Rank::expected : Rank::worthless;
+      return plan_.to_come(number, near) ? Rank::expected : Rank::worthless;
     };
-    for (const std::size_t number : near) {
+    std::size_t position = 0;
+    for (const std::size_t number : plan_.reach(slots)) {
+      const bool is_near = position++ < near;
       const auto [layer, expert] = std::pair(history_[number].layer, history_[number].expert);
-      if (!plan_.to_come(number, near.size()) || !absent(layer, {expert, 1, 0, 0}, 0)) continue;
-      const int s = begin_guess(room_for_guess(layer, 0, rank_of), layer, expert);
+      if (!history_[number].planned || !absent(layer, {expert, 1, 0, 0}, 0)) continue;
+      const int s = begin_guess(is_near ? room_for_guess(layer, 0, rank_of) : empty_slot(layer), layer, expert);
       if (s >= 0 || slots_.limits().slots_by_layer.empty()) return s;  // else another layer may have room
     }
     return -1;
@@ -289,6 +294,10 @@ class SlotTable {
     const int s = victim(layer, format, Rank::worthless, rank_of);
     if (s >= 0 || slots_.limits().staging == 0) return {s, false};
     return {slots_.staging(format, slots_.limits().staging - 1, false), true};  // one is always left for needs
+  }
+
+  Taken empty_slot(int layer) const noexcept {
+    return {victim(layer, 0, Rank::worthless, [](const CacheSlot&) { return Rank::expected; }), false};
   }
 
   // ---- changes of a slot
