@@ -89,25 +89,20 @@ class Comparison {
 
   void add(const Technique& t, double budget) { entries_.push_back({t, budget}); }
 
-  /// False if an output is wrong.
+  /// Reports each technique when its last round ends. False if an output is wrong.
   bool run(int rounds, Report& report) {
+    bool right = true;
     for (int round = 0; round < rounds; ++round) {
       if (resident_ != nullptr) resident_rounds_.push_back({experiment_.run(*resident_, resident_technique_), {}});
       Limits before = measure_disk(round);
       for (Entry& entry : entries_) {
         show_progress(moe::concat(trace_, ", round ", round + 1, " of ", rounds, ": ", label(entry.technique)));
-        if (entry.technique.kind == Kind::resident) continue;
-        Figures figures = experiment_.run(entry.technique, budget_bytes(experiment_.setup(), entry.budget));
-        const Limits after = measure_disk(round);
-        compare(entry, figures);
-        figures.y = {};
-        entry.rounds.push_back({std::move(figures), between(before, after)});
-        before = after;
+        if (entry.technique.kind != Kind::resident) before = take_turn(entry, round, before);
+        if (round + 1 < rounds) continue;
+        show_progress("");
+        right = write(entry, report) && right;
       }
     }
-    show_progress("");
-    bool right = true;
-    for (Entry& entry : entries_) right = write(entry, report) && right;
     return right;
   }
 
@@ -129,6 +124,15 @@ class Comparison {
     bool right = true;
   };
 
+  /// Returns what the disk gives afterwards.
+  Limits take_turn(Entry& entry, int round, const Limits& before) {
+    Figures figures = experiment_.run(entry.technique, budget_bytes(experiment_.setup(), entry.budget));
+    const Limits after = measure_disk(round);
+    compare(entry, figures);
+    figures.y = {};
+    entry.rounds.push_back({std::move(figures), between(before, after)});
+    return after;
+  }
   /// A disk that others use too is another one a second later: it is measured before and after each turn.
   Limits measure_disk(int round) const {
     const auto sources = layer_sources<BothFormats>(experiment_.setup());
@@ -195,9 +199,9 @@ double own_budget(const Setup& setup, const Technique& t) {
 
 bool run_trace(const Options& o, const ModelFile& file, const std::string& name, int batch, Report& report) {
   const Schedule schedule{.warmup = o.warmup, .steps = o.tokens};
-  moe::RoutingTrace trace = load_trace(o, name, batch, o.warmup + o.tokens);
+  const moe::RoutingTrace trace = load_trace(o, name, batch, o.warmup + o.tokens);
   const Setup setup = make_setup(o, file, trace, batch);
-  Experiment experiment(setup, std::move(trace), schedule);
+  Experiment experiment(setup, trace, schedule);
   std::string title = std::filesystem::path(name).stem().string();
   if (o.balance) {
     Comparison probe(experiment, title, false);
@@ -218,9 +222,9 @@ bool run_trace(const Options& o, const ModelFile& file, const std::string& name,
 /// Rows at which computing a layer takes `seconds`, from the times of two numbers of rows.
 int rows_for(const Options& o, const ModelFile& file, double seconds) {
   const auto layer_seconds = [&](int rows) {
-    moe::RoutingTrace trace = load_trace(o, "sticky", rows, 1);
+    const moe::RoutingTrace trace = load_trace(o, "sticky", rows, 1);
     const Setup setup = make_setup(o, file, trace, rows);
-    Experiment experiment(setup, std::move(trace), {.warmup = 0, .steps = 1});
+    Experiment experiment(setup, trace, {.warmup = 0, .steps = 1});
     const Technique resident{.name = "resident", .kind = Kind::resident};
     const std::unique_ptr<Model> model = make_model(setup, resident, 0, {});
     experiment.run(*model, resident);
@@ -242,9 +246,9 @@ bool run_rings(const Options& o, const ModelFile& file, Report& report) {
   const double transfer = layer_bytes / bandwidth(sources[0], 0, static_cast<std::size_t>(layer_bytes));
   for (const auto& [name, share] : {std::pair{"balanced", 1.0}, std::pair{"compute", 0.75}}) {
     const int rows = rows_for(o, file, transfer / share);
-    moe::RoutingTrace trace = load_trace(o, "sticky", rows, 3);
+    const moe::RoutingTrace trace = load_trace(o, "sticky", rows, 3);
     const Setup with_rows = make_setup(o, file, trace, rows);
-    Experiment experiment(with_rows, std::move(trace), {.warmup = 1, .steps = 2});
+    Experiment experiment(with_rows, trace, {.warmup = 1, .steps = 2});
     Comparison comparison(experiment, name, true);
     comparison.add({.name = "resident", .kind = Kind::resident}, 100);
     for (const int sections : {1, 2}) {

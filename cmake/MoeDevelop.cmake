@@ -32,7 +32,7 @@ endmacro()
 moe_dependency(Eigen3 Eigen3::Eigen libeigen3-dev "moelayer::eigen")
 moe_dependency(nlohmann_json nlohmann_json::nlohmann_json nlohmann-json3-dev
                "moelayer::io and programs that read models")
-moe_dependency(MoeXxhash moe_dependencies::xxhash libxxhash-dev "moelayer::xxhash")
+moe_dependency(MoeXxhash moe_dependencies::xxhash libxxhash-dev "moelayer::xxhash and programs that read models")
 moe_dependency(MoeUring moe_dependencies::uring liburing-dev "moelayer::uring")
 if(MOE_BUILD_EXAMPLES)
   moe_dependency(CLI11 CLI11::CLI11 libcli11-dev "programs with a command line")

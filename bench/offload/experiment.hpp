@@ -33,13 +33,11 @@ class Experiment {
   /// AdapMoE's gate leaves 1.75 of 2 picks, as its authors report for Mixtral.
   static constexpr double share_left = 0.875;
 
-  Experiment(const Setup& setup, moe::RoutingTrace trace, const Schedule& schedule)
+  Experiment(const Setup& setup, const moe::RoutingTrace& trace, const Schedule& schedule)
       : setup_(setup),
-        trace_(std::move(trace)),
         schedule_(schedule),
-        truth_(Routes::of(trace_, setup.rows, schedule.warmup + schedule.steps)),
-        thresholds_(adapmoe_thresholds(truth_, share_left)),
-        gated_(truth_.gated(thresholds_)),
+        truth_(Routes::of(trace, setup.rows, schedule.warmup + schedule.steps)),
+        gated_(truth_.gated(adapmoe_thresholds(truth_, share_left))),
         x_(random_inputs()) {
     if (truth_.steps() < schedule.warmup + schedule.steps)
       moe::raise(moe::Error("offload_bench", "steps of the trace", std::to_string(schedule.warmup + schedule.steps),
@@ -95,14 +93,10 @@ class Experiment {
     if (!t.own_slots) return {};
     const int slots = static_cast<int>(bytes / setup_.record_bytes());
     const int kept = std::max(0, slots - staging_slots(slots, setup_.k));
-    if (t.curves) {
-      std::vector<std::vector<double>> costs;
-      for (int l = 0; l < setup_.layers; ++l) costs.push_back(lru_curve(gated_, l));
-      return moe::allocate_slots(costs, kept);
-    }
     if (t.gated) {
       const std::vector<double> beta(index(setup_.layers), t.accuracy);
-      return moe::allocate_cache(trace_, {thresholds_.begin(), thresholds_.end()}, beta, kept);
+      return t.by_paper ? moe::allocate_cache(gated_.trace(), {}, beta, kept)
+                        : moe::allocate_by_reuse(gated_.trace(), {}, beta, kept);
     }
     std::vector<int> even(index(setup_.layers), kept / setup_.layers);
     for (int l = 0; l < kept % setup_.layers; ++l) ++even[index(l)];
@@ -174,10 +168,8 @@ class Experiment {
   int planned_ = -1;  // the step that the newest plan is for
 
   Setup setup_;
-  moe::RoutingTrace trace_;
   Schedule schedule_;
   Routes truth_;
-  std::vector<float> thresholds_;
   Routes gated_;
   std::map<std::pair<bool, double>, Routes> guesses_;
   std::vector<float> x_;

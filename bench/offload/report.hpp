@@ -58,6 +58,7 @@ class Report {
                  "trace,batch,budget,technique,tokens_per_s,ms_per_token,mb_per_token,stall_ms_per_token,hits,misses,"
                  "skipped,streamed,loads,low_loads,guessed,guessed_used,guessed_wasted,bound_ms,of_bound,disk_mb_per_s,"
                  "disk_low_mb_per_s,compute_ms,output\n");
+    std::fflush(csv_.get());
   }
 
   void add(const Result& r) {

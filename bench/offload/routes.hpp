@@ -88,6 +88,13 @@ class Routes {
     return out;
   }
 
+  /// As records, each step a token of every sequence.
+  moe::RoutingTrace trace() const {
+    moe::RoutingTrace out(layers_, experts_, k_);
+    for (int row = 0; row < rows(); ++row) out.add(row % batch_, row / batch_ / layers_, layer_of(row), picks(row));
+    return out;
+  }
+
   double picks_per_row() const {
     double sum = 0;
     for (const int count : counts_) sum += count;
@@ -156,24 +163,6 @@ inline std::vector<float> adapmoe_thresholds(const Routes& routes, double share_
     (routes.gated(thresholds(middle)).picks_per_row() > share_left * before ? low : high) = middle;
   }
   return thresholds(low);
-}
-
-/// Misses [slots from 0 to E] of LRU caches of a layer, one of each size (Mattson's stack distances): costs for
-/// moe::allocate_slots.
-inline std::vector<double> lru_curve(const Routes& routes, int layer) {
-  std::vector<double> misses(index(routes.experts()) + 1, 0);
-  std::vector<moe::ExpertId> stack;  // the newest first
-  for (int row = 0; row < routes.rows(); ++row) {
-    if (routes.layer_of(row) != layer) continue;
-    for (const moe::Slot& pick : routes.picks(row)) {
-      const auto found = std::find(stack.begin(), stack.end(), pick.expert);
-      const auto too_few = found == stack.end() ? misses.end() : misses.begin() + (found - stack.begin()) + 1;
-      std::for_each(misses.begin(), too_few, [](double& m) { ++m; });
-      if (found != stack.end()) stack.erase(found);
-      stack.insert(stack.begin(), pick.expert);
-    }
-  }
-  return misses;
 }
 
 }  // namespace offload

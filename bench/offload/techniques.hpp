@@ -21,7 +21,7 @@ struct Technique {
   moe::AnyEviction eviction = moe::Lru{};
   bool own_slots = false;  // every layer has its share of the budget
   bool gated = false;      // AdapMoE: fewer picks, and slots by its dynamic programming
-  bool curves = false;     // over what an LRU cache of each size missed, not over the paper's model of it
+  bool by_paper = false;   // over the paper's model of what a cache misses, not over what LRU missed on this routing
   int horizon = 0;         // layers ahead whose experts are guessed
   bool plan = false;       // the whole pass is guessed before its first layer
   double accuracy = 0;     // of the guesses, per pick
@@ -51,9 +51,10 @@ inline std::vector<Technique> all_techniques() {
   for (const double accuracy : {1.0, 0.9, 0.8}) add({.name = "next-layer", .horizon = 2, .accuracy = accuracy});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}, .horizon = 2, .accuracy = 0.9});
+  add({.name = "lru-per-layer", .own_slots = true, .horizon = 1, .accuracy = 0.86});  // beside AdapMoE
+  add({.name = "adapmoe", .own_slots = true, .gated = true});
   add({.name = "adapmoe", .own_slots = true, .gated = true, .horizon = 1, .accuracy = 0.86});
-  add({.name = "adapmoe-curves", .own_slots = true, .gated = true, .curves = true});
-  add({.name = "adapmoe-curves", .own_slots = true, .gated = true, .curves = true, .horizon = 1, .accuracy = 0.86});
+  add({.name = "adapmoe-paper", .own_slots = true, .gated = true, .by_paper = true, .horizon = 1, .accuracy = 0.86});
   for (const double accuracy : {1.0, 0.9})
     add({.name = "expertflow", .eviction = moe::ByPlan{}, .plan = true, .accuracy = accuracy});
   // With a batch that wants more than the cache holds a plan of the whole pass leaves nothing for the next pass.

@@ -90,24 +90,23 @@ BlockGate BlockWeights::gate() const {
                             .leave = gate_.view()}};
 }
 
-moe::TopK BlockWeights::top_k() const {
-  const RouterConfig& r = blocks_.router;
-  return {.experts = r.experts.at(layer_),
-          .k = r.k.at(layer_),
+moe::TopK top_k_of(const RouterConfig& r, int layer, moe::Row<const float> bias, moe::Row<const float> expert_scale) {
+  return {.experts = r.experts.at(layer),
+          .k = r.k.at(layer),
           .score = r.score,
           .normalise = r.normalise,
           .scale = r.scale,
           .logits = r.logits,
-          .bias = {row_of(bias_)},
+          .bias = {bias},
           .groups = r.groups,
-          .expert_scale = row_of(expert_scale_),
+          .expert_scale = expert_scale,
           .identities = r.identities,
           .nulls = r.nulls};
 }
 
 BlockRouter BlockWeights::router() const {
   const RouterConfig& r = blocks_.router;
-  moe::TopK inner = top_k();
+  moe::TopK inner = top_k_of(r, layer_, row_of(bias_), row_of(expert_scale_));
   if (!table_.empty()) return moe::TokenTable<moe::TopK>{inner, {table_.data(), r.vocab, r.k.at(layer_)}};
   switch (r.kind) {
     case RouterConfig::Kind::top_k:

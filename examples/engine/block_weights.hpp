@@ -23,6 +23,10 @@ using BlockRouter = moe::AnyRouter<moe::TopK, moe::SparseMixer, moe::NullExperts
 using BlockGate = moe::AnyGate<moe::Linear<>, moe::NormalisedLinear<>, moe::CarriedMlp<>>;
 using BlockMixing = moe::AnyMixing<moe::AddShared, moe::AverageShared, moe::SigmoidShared<>, moe::LearnedMix<>>;
 
+/// The scores and picks of `layer`, without what surrounds them in some families; views bias [L] and scale [E].
+moe::TopK top_k_of(const moe::io::RouterConfig& router, int layer, moe::Row<const float> bias = {},
+                   moe::Row<const float> expert_scale = {});
+
 /// Gate, router and mixing of one layer of a checkpoint, in memory. The policies that it gives view what it owns.
 class BlockWeights {
  public:
@@ -45,7 +49,6 @@ class BlockWeights {
   void read_gate(const moe::io::Checkpoint& checkpoint);
   void read_router(const moe::io::Checkpoint& checkpoint);
   void read_rest(const moe::io::Checkpoint& checkpoint);
-  moe::TopK top_k() const;
 
   moe::io::BlockConfig blocks_;
   int layer_;

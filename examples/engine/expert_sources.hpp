@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <moe/io/checkpoint.hpp>
+#include <moe/io/xxh3.hpp>
 #include <moe/storage/background.hpp>
 #include <moe/storage/file.hpp>
 #include <moe/storage/mixed.hpp>
@@ -14,9 +15,13 @@
 
 namespace engine {
 
+/// Verifies every record; refuses files without checksums.
+template <class F>
+using ExpertsFile = moe::File<F, moe::PanelLayout, moe::io::Xxh3>;
+
 /// Throws moe::IoError unless a record file is one of this model's experts.
 template <class F>
-void check_experts_file(const moe::File<F>& file, const std::string& path, const moe::io::Checkpoint& checkpoint) {
+void check_experts_file(const ExpertsFile<F>& file, const std::string& path, const moe::io::Checkpoint& checkpoint) {
   const moe::io::BlockConfig& blocks = checkpoint.blocks();
   const auto require = [&](const char* what, int expected, int found) {
     if (expected != found) moe::raise(moe::IoError(path, what, std::to_string(expected), std::to_string(found)));
@@ -36,7 +41,7 @@ class ExpertSources {
  public:
   using source = AnySource<moe::formats<F>>;
 
-  /// Throws moe::IoError for a file that has other records.
+  /// Throws moe::IoError for a file that has other records or none of their checksums.
   ExpertSources(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const StorageChoice& choice)
       : checkpoint_(std::move(checkpoint)) {
     if (choice.experts_file.empty()) return;
@@ -52,7 +57,7 @@ class ExpertSources {
 
  private:
   std::shared_ptr<const moe::io::Checkpoint> checkpoint_;
-  std::optional<moe::File<F>> file_;
+  std::optional<ExpertsFile<F>> file_;
 };
 
 /// Two precisions of the experts, the less precise one for those that matter less.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <moe/io/first_gate.hpp>
 #include <moe/io/path_predictor.hpp>
 
 namespace engine {
@@ -18,19 +19,33 @@ Guesser::Guesser(const StorageChoice& choice, const moe::io::ModelConfig& config
       horizon_(choice.horizon),
       layers_(config.layers),
       picks_(config.experts_per_token) {
-  for (int layer = 0; layer < layers_; ++layer)
-    if (config.is_moe_layer(layer)) moe_layers_.push_back(layer);
-  if (predictor_ == Predictor::token_table) {
-    moe::require_equal("--predictor token-table", "logits of the routers, one for each expert", config.experts, logits);
+  const bool makes_logits = predictor_ == Predictor::token_table || predictor_ == Predictor::first_gate;
+  if (makes_logits)
+    moe::require_equal("--predictor", "logits of the routers, one for each expert", config.experts, logits);
+  if (predictor_ == Predictor::token_table)
     frequencies_.emplace(
         moe::TokenFrequenciesShape{.vocabulary = config.vocab, .layers = layers_, .experts = config.experts});
-  }
-  if (predictor_ != Predictor::paths) return;
+  if (predictor_ == Predictor::paths) read_paths(choice, config);
+  if (predictor_ == Predictor::first_gate) read_first_gate(choice, config);
+}
+
+void Guesser::read_paths(const StorageChoice& choice, const moe::io::ModelConfig& config) {
+  constexpr const char* where = "--predictor path";
+  int moe_layers = 0;
+  for (int layer = 0; layer < layers_; ++layer) moe_layers += config.is_moe_layer(layer) ? 1 : 0;
   paths_ = moe::io::read_path_predictor(choice.predictor_file);
-  moe::require_equal("--predictor path", "token ids", config.vocab, paths_->vocabulary());
-  moe::require_equal("--predictor path", "layers with experts", static_cast<int>(moe_layers_.size()), paths_->layers());
-  moe::require_equal("--predictor path", "experts a layer", config.experts, paths_->experts());
+  moe::require_equal(where, "token ids", config.vocab, paths_->vocabulary());
+  moe::require_equal(where, "layers with experts", moe_layers, paths_->layers());
+  moe::require_equal(where, "experts a layer", config.experts, paths_->experts());
   path_state_ = paths_->begin();
+}
+
+void Guesser::read_first_gate(const StorageChoice& choice, const moe::io::ModelConfig& config) {
+  constexpr const char* where = "--predictor first-gate";
+  if (!config.is_moe_layer(0)) moe::raise(moe::Error(where, "layer 0", "one with experts", "one without"));
+  first_gate_ = moe::io::read_first_gate(choice.predictor_file);
+  moe::require_equal(where, "experts a layer", config.experts, first_gate_->experts());
+  moe::require_equal(where, "hidden width", config.hidden, first_gate_->hidden());
 }
 
 void Guesser::begin_sequence() {
@@ -71,6 +86,10 @@ ConstRows Guesser::logits(int layer) {
   if (logits_.rows() < tokens_.size()) logits_ = Matrix(tokens_.size(), frequencies_->shape().experts);
   frequencies_->logits(layer, tokens_, logits_.first(tokens_.size()));
   return logits_.first(tokens_.size());
+}
+
+ConstRows Guesser::logits_of_next(ConstRows outputs) {
+  return first_gate_ ? first_gate_->guess(cpu_, outputs) : ConstRows{};
 }
 
 void Guesser::routed(int layer, const moe::Frame<>& frame) {

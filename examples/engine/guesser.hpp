@@ -1,8 +1,9 @@
-// Guesser: what the layers of a model may be asked for, known from tokens alone or from their own gates.
+// Guesser: what the layers of a model may be asked for, known from tokens, their own gates or the outputs before.
 #pragma once
 
 #include <moe/frame.hpp>
 #include <moe/io/model_config.hpp>
+#include <moe/predictors/first_gate.hpp>
 #include <moe/predictors/path_predictor.hpp>
 #include <moe/predictors/token_frequencies.hpp>
 #include <moe/storage/cached.hpp>
@@ -30,20 +31,25 @@ class Guesser {
   int count_after(int layer) const noexcept;
   /// Of a guess for `layer`; without columns the layer's own gate guesses.
   ConstRows logits(int layer);
+  /// Of a guess for layer 0 on the next tokens, from the newest outputs [S,H] of the model's last norm; without columns
+  /// nobody guesses so early.
+  ConstRows logits_of_next(ConstRows outputs);
   /// What a layer chose.
   void routed(int layer, const moe::Frame<>& frame);
 
  private:
+  void read_paths(const StorageChoice& choice, const moe::io::ModelConfig& config);
+  void read_first_gate(const StorageChoice& choice, const moe::io::ModelConfig& config);
   std::vector<moe::PlannedExpert> planned(ConstRows logits) const;
 
   moe::Cpu cpu_;
   Predictor predictor_;
   int horizon_, layers_, picks_;
-  std::vector<int> moe_layers_;  // [layer with experts] its number in the model
   moe::Row<const int> tokens_{nullptr, 0};
   std::optional<moe::TokenFrequencies> frequencies_;
   std::optional<moe::PathPredictor> paths_;
   moe::PathPredictorState path_state_;
+  std::optional<moe::FirstLayerGate> first_gate_;
   Matrix logits_;
 };
 

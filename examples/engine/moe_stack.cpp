@@ -1,14 +1,15 @@
 #include "moe_stack.hpp"
 
 #include <algorithm>
+#include <moe/layer.hpp>
 #include <moe/prefetch.hpp>
 #include <numeric>
 #include <span>
 #include <utility>
 
 #include "adamoe.hpp"
+#include "block_weights.hpp"
 #include "expert_storages.hpp"
-#include "families.hpp"
 #include "guesser.hpp"
 #include "sampling.hpp"
 #include "shared_storage.hpp"
@@ -107,13 +108,12 @@ moe::WorkspaceSize MoeStack::workspace(int tokens) const {
 
 void MoeStack::set_policy(const Policy& policy) {
   const moe::io::ModelConfig& config = checkpoint_->config();
-  const moe::TopK trained = router_of(config);
   std::vector<std::unique_ptr<moe::AnyLayer<>>> made(layers_.size());
   std::vector<Bits> allowed(layers_.size());
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     if (!makers_[i]) continue;
     const int layer = static_cast<int>(i);
-    made[i] = makers_[i](router_for(policy, trained, nulls_, layer));
+    made[i] = makers_[i](router_for(policy, top_k_of(checkpoint_->blocks().router, layer), nulls_, layer));
     allowed[i] = allowed_experts(policy, config, layer);
   }
   for (std::size_t i = 0; i < layers_.size(); ++i) {
@@ -130,6 +130,13 @@ void MoeStack::begin_sequence() const {
 
 void MoeStack::begin_pass(int tokens, int streams, const moe::RouteContext<>& context) const {
   if (guesser_) guesser_->begin_pass({context.tokens, tokens}, streams, *offloading_->cache());
+}
+
+void MoeStack::end_pass(ConstRows outputs, moe::Workspace<>& workspace, const moe::RouteContext<>& context) const {
+  if (!guesser_) return;
+  const ConstRows logits = guesser_->logits_of_next(outputs);
+  if (logits.cols > 0)
+    layers_[0]->prefetch({.x = outputs, .logits = logits, .context = context_of(0, context)}, workspace);
 }
 
 void MoeStack::forward(int layer, ConstRows x, Rows y, moe::Workspace<>& workspace, moe::RouteContext<> context) const {

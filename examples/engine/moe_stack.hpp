@@ -49,6 +49,9 @@ class MoeStack {
   void begin_sequence() const;
   /// The layers are about to run for the tokens of `context`, those of `streams` copies of one text.
   void begin_pass(int tokens, int streams, const moe::RouteContext<>& context) const;
+  /// All layers ran; `outputs` [S,H] are those of the newest token of each stream, after the last norm, and `context`
+  /// is of the tokens that come next.
+  void end_pass(ConstRows outputs, moe::Workspace<>& workspace, const moe::RouteContext<>& context) const;
   /// The seed of `context` is mixed with the layer, so that layers throw different coins.
   void forward(int layer, ConstRows x, Rows y, moe::Workspace<>& workspace, moe::RouteContext<> context = {}) const;
   /// One observer; an empty one ends it.

@@ -78,6 +78,15 @@ void Sequence::append_batch(std::span<const int> tokens) {
   rms_norm(x, model_.backbone().final_gain, model_.config().rms_norm_eps, x);
   if (observer_) observer_(layers, x);
   position_ += count;
+  guess_next(x, count);
+}
+
+/// Tells the experts what the newest tokens came to, [streams * count, H], while the next ones are not yet known.
+void Sequence::guess_next(ConstRows outputs, int count) {
+  const ConstRows newest(outputs.row(count - 1).data(), streams(), outputs.cols, outputs.stride * count);
+  row_positions_.assign(rules_.size(), position_);
+  model_.experts().end_pass(
+      newest, workspace_, {.rules = rules_.data(), .positions = row_positions_.data(), .seed = seed_, .decode = true});
 }
 
 /// What routers may know of the rows of the next tokens.

@@ -51,6 +51,7 @@ class Sequence {
   void check(std::span<const int> tokens) const;
   void append_batch(std::span<const int> tokens);
   moe::RouteContext<> context(std::span<const int> tokens);
+  void guess_next(ConstRows outputs, int count);
   void layer(int index, Rows x, const moe::RouteContext<>& context);
   void write_logits(int first_row, Rows logits);
 

@@ -1,5 +1,6 @@
 #include "storage_choice.hpp"
 
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -124,20 +125,22 @@ moe::Prefetch prefetch_from_text(std::string_view text) {
 }
 
 void set_predictor(StorageChoice& choice, std::string_view text) {
-  constexpr std::string_view path = "path:";
-  if (text == "none") {
-    choice.predictor = Predictor::none;
-  } else if (text == "next-gate") {
-    choice.predictor = Predictor::next_gate;
-  } else if (text == "token-table") {
-    choice.predictor = Predictor::token_table;
-  } else if (text.starts_with(path) && text.size() > path.size()) {
-    choice.predictor = Predictor::paths;
-    choice.predictor_file = text.substr(path.size());
-  } else {
-    moe::raise(
-        moe::Error("--predictor", "who guesses", "next-gate, token-table, path:FILE or none", std::string(text)));
-  }
+  constexpr std::array without_file{std::pair{"none", Predictor::none}, std::pair{"next-gate", Predictor::next_gate},
+                                    std::pair{"token-table", Predictor::token_table}};
+  constexpr std::array with_file{std::pair{"path", Predictor::paths}, std::pair{"first-gate", Predictor::first_gate}};
+  for (const auto& [name, predictor] : without_file)
+    if (text == name) {
+      choice.predictor = predictor;
+      return;
+    }
+  for (const auto& [name, predictor] : with_file)
+    if (const auto file = after(name, text); file && !file->empty()) {
+      choice.predictor = predictor;
+      choice.predictor_file = *file;
+      return;
+    }
+  moe::raise(moe::Error("--predictor", "who guesses", "next-gate, token-table, path:FILE, first-gate:FILE or none",
+                        std::string(text)));
 }
 
 std::vector<double> numbers_from_text(const char* option, std::string_view text) {

@@ -16,6 +16,7 @@ enum class Predictor {
   next_gate,    // the gates of the next layers, on the input of the running one
   token_table,  // what the tokens of the call chose before, counted while the model runs
   paths,        // a network that sees the tokens and plans for all layers at once
+  first_gate,   // a gate trained for layer 0, on the outputs for the tokens before; next_gate for the other layers
 };
 
 struct StorageChoice {
@@ -35,7 +36,7 @@ struct StorageChoice {
   moe::Prefetch prefetch = moe::Prefetch::off;
   Predictor predictor = Predictor::next_gate;
   int horizon = 3;                            // layers that are guessed for, as long as nothing is missing
-  std::filesystem::path predictor_file = {};  // of Predictor::paths
+  std::filesystem::path predictor_file = {};  // of Predictor::paths and first_gate
 
   // experts of less importance in q4_0
   bool mixed = false;
@@ -55,7 +56,8 @@ moe::AnyEviction eviction_from_text(std::string_view text);
 /// "off", "observe" or "enforce". Throws moe::Error for anything else.
 moe::Prefetch prefetch_from_text(std::string_view text);
 
-/// Sets the predictor: "none", "next-gate", "token-table" or "path:FILE". Throws moe::Error for anything else.
+/// Sets the predictor: "none", "next-gate", "token-table", "path:FILE" or "first-gate:FILE". Throws moe::Error for
+/// anything else.
 void set_predictor(StorageChoice& choice, std::string_view text);
 
 /// Numbers separated by commas. Throws moe::Error about `option` for anything else.

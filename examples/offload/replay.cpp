@@ -69,10 +69,11 @@ struct Arguments {
     app.add_option("--sensitivity", settings.sensitivity,
                    "adapmoe: what calibrate_sensitivity wrote; auto: Mixtral-8x7B's, stretched over the layers")
         ->capture_default_str();
-    app.add_option("--beta", settings.beta, "adapmoe: chance that a prefetch covers a miss; of all layers or each")
-        ->capture_default_str();
+    app.add_option("--beta", settings.beta,
+                   "adapmoe: chance that a prefetch covers a miss, of all layers or each, for the allocation (default: "
+                   "0, nothing is prefetched here; paper: 0.84)");
     app.add_option("--allocation", settings.allocation,
-                   "adapmoe: model shares the slots out as the paper does, measured by what LRU loads on this trace")
+                   "adapmoe: curves shares the slots out by what LRU loads on this trace, paper by the paper's model")
         ->capture_default_str();
     app.add_option("--least-slots", settings.least_slots, "adapmoe: of every layer")
         ->check(count)

@@ -160,12 +160,14 @@ std::vector<double> ReplayRuns::gate() const {
 }
 
 std::vector<double> ReplayRuns::betas() const {
-  std::vector<double> beta = engine::numbers_from_text("--beta", settings_.beta);
+  const char* const unless_given = settings_.allocation == "paper" ? "0.84" : "0";  // this replay prefetches nothing
+  const std::string text = settings_.beta.empty() ? unless_given : settings_.beta;
+  std::vector<double> beta = engine::numbers_from_text("--beta", text);
   const auto layers = static_cast<std::size_t>(trace_.layers());
   if (beta.size() == 1) beta.assign(layers, beta[0]);
   const bool shares = std::all_of(beta.begin(), beta.end(), [](double b) { return b >= 0 && b <= 1; });
   if (beta.size() != layers || !shares)
-    moe::raise(moe::Error("--beta", "value", "a number from 0 to 1, or one for each layer", settings_.beta));
+    moe::raise(moe::Error("--beta", "value", "a number from 0 to 1, or one for each layer", text));
   return beta;
 }
 
@@ -186,10 +188,9 @@ void ReplayRuns::run_mixed(ReplayRun& run) const {
 
 std::vector<int> ReplayRuns::allocate(const std::vector<double>& thresholds, int total) const {
   const int least = settings_.least_slots;
-  if (settings_.allocation == "model") return moe::allocate_cache(trace_, thresholds, betas(), total, least);
-  if (settings_.allocation == "measured")
-    return moe::allocate_slots(moe::lru_load_curves(trace_, thresholds), total, least);
-  moe::raise(moe::Error("--allocation", "value", "model or measured", moe::io::in_quotes(settings_.allocation)));
+  if (settings_.allocation == "paper") return moe::allocate_cache(trace_, thresholds, betas(), total, least);
+  if (settings_.allocation == "curves") return moe::allocate_by_reuse(trace_, thresholds, betas(), total, least);
+  moe::raise(moe::Error("--allocation", "value", "curves or paper", moe::io::in_quotes(settings_.allocation)));
 }
 
 /// The slots of all layers together, however they were given, are shared out.

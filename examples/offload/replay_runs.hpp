@@ -17,10 +17,10 @@ struct ReplaySettings {
   std::string weights = "0.25,0.25,0.25,0.25";  // of HOBBIT's eviction, or auto
   double decay = 1;
   int period = 1024;
-  std::optional<double> threshold;   // AdapMoE's T
-  std::string sensitivity = "auto";  // or a file
-  std::string beta = "0.84";         // of all layers, or one for each
-  std::string allocation = "model";  // or measured
+  std::optional<double> threshold;    // AdapMoE's T
+  std::string sensitivity = "auto";   // or a file
+  std::string beta;                   // of all layers, or one for each
+  std::string allocation = "curves";  // or paper
   int least_slots = 0;
   double skip_below = 0.2;
   double accuracy = 1;

@@ -8,11 +8,12 @@ using Source = Setting::Source;
 
 TEST_CASE("every combination gives the bits of the resident run") {
   const Offloaded offloaded;
-  constexpr std::array<std::pair<moe::Prefetch, const char*>, 5> guesses{{{moe::Prefetch::off, "none"},
+  constexpr std::array<std::pair<moe::Prefetch, const char*>, 6> guesses{{{moe::Prefetch::off, "none"},
                                                                           {moe::Prefetch::observe, "next-gate"},
                                                                           {moe::Prefetch::enforce, "next-gate"},
                                                                           {moe::Prefetch::enforce, "token-table"},
-                                                                          {moe::Prefetch::enforce, "path"}}};
+                                                                          {moe::Prefetch::enforce, "path"},
+                                                                          {moe::Prefetch::enforce, "first-gate"}}};
   int tried = 0;
   for (const Source source : {Source::checkpoint, Source::file, Source::lower_cache})
     for (const char* eviction : {"lru", "lfu", "lfu:0.5", "hobbit", "apex", "fld", "plan"})
@@ -30,5 +31,5 @@ TEST_CASE("every combination gives the bits of the resident run") {
             CHECK(exact(offloaded, setting));
             ++tried;
           }
-  CHECK(tried == 3 * 7 * 5 * 5 * 2);
+  CHECK(tried == 3 * 7 * 6 * 5 * 2);
 }

@@ -1,6 +1,7 @@
 // What the tests of offloading over the shipped model share: its text, its settings, its logits.
 #pragma once
 
+#include <moe/io/xxh3.hpp>
 #include <moe/storage/file.hpp>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "../temporary_folder.hpp"
+#include "damage.hpp"
 #include "support.hpp"
 
 namespace engine_test {
@@ -51,7 +53,7 @@ class Offloaded {
     const auto checkpoint = std::make_shared<const moe::io::Checkpoint>(kjv);
     std::vector<moe::io::CheckpointExperts<moe::bf16>> layers;
     for (int layer = 0; layer < kjv_layers; ++layer) layers.emplace_back(checkpoint, layer);
-    moe::write_records<moe::io::CheckpointExperts<moe::bf16>>(file(), layers);
+    moe::write_records<moe::io::CheckpointExperts<moe::bf16>>(file(), layers, moe::io::Xxh3{});
     write_path_predictor();
     const std::string text = read_file(kjv / "validation.txt");
     for (const char c : text.substr(1000, prompt + steps)) tokens.push_back(static_cast<unsigned char>(c));
@@ -73,7 +75,7 @@ class Offloaded {
     if (s.source == Setting::Source::lower_cache) c.lower_bytes = record_bytes(2 * s.slots);
     c.eviction = engine::eviction_from_text(s.eviction);
     c.prefetch = s.prefetch;
-    engine::set_predictor(c, s.predictor == "path" ? "path:" + path_predictor() : s.predictor);
+    engine::set_predictor(c, predictor_text(s.predictor));
     c.staging_slots = s.staging;
     c.per_layer = s.per_layer;
     c.allocation = s.allocation;
@@ -97,6 +99,10 @@ class Offloaded {
   std::vector<float> resident;
 
  private:
+  std::string predictor_text(const std::string& name) const {
+    if (name == "path") return "path:" + path_predictor();
+    return name == "first-gate" ? "first-gate:" + (kjv / "first_gate.safetensors").string() : name;
+  }
   void write_path_predictor() const {
     constexpr std::uint64_t width = 4, hidden = 6;
     std::vector<std::vector<float>> values;

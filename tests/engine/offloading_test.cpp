@@ -19,11 +19,12 @@ std::vector<Setting> sampled_settings() {
   constexpr std::array sources{Source::checkpoint, Source::file, Source::lower_cache};
   constexpr std::array slots{1, 4, 12, 24, 48};
   const std::array evictions{"lru", "lfu", "lfu:0.5", "hobbit", "apex", "fld", "plan"};
-  const std::array<std::pair<moe::Prefetch, const char*>, 5> guesses{{{moe::Prefetch::off, "none"},
+  const std::array<std::pair<moe::Prefetch, const char*>, 6> guesses{{{moe::Prefetch::off, "none"},
                                                                       {moe::Prefetch::observe, "next-gate"},
                                                                       {moe::Prefetch::enforce, "next-gate"},
                                                                       {moe::Prefetch::enforce, "token-table"},
-                                                                      {moe::Prefetch::enforce, "path"}}};
+                                                                      {moe::Prefetch::enforce, "path"},
+                                                                      {moe::Prefetch::enforce, "first-gate"}}};
   std::vector<Setting> all;
   engine::SplitMix64 random(7);
   const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random.next() % n); };
@@ -166,7 +167,7 @@ TEST_CASE("a predictor that is only observed is measured and loads nothing") {
 }
 
 TEST_CASE("what is prefetched is used, or counted as wasted, or still there") {
-  for (const char* predictor : {"next-gate", "token-table", "path"}) {
+  for (const char* predictor : {"next-gate", "token-table", "path", "first-gate"}) {
     Setting setting = cached(24);
     setting.prefetch = moe::Prefetch::enforce;
     setting.predictor = predictor;
@@ -232,10 +233,40 @@ TEST_CASE("a record file of another model is refused") {
   const std::string file = (folder.path() / "experts.moe").string();
   std::vector<moe::io::CheckpointExperts<moe::bf16>> layers;
   for (int layer = 0; layer < 2; ++layer) layers.emplace_back(checkpoint, layer);
-  moe::write_records<moe::io::CheckpointExperts<moe::bf16>>(file, layers);
+  moe::write_records<moe::io::CheckpointExperts<moe::bf16>>(file, layers, moe::io::Xxh3{});
   engine::Options options = offloaded().options(cached(4));
   options.storage.experts_file = file;
   const std::string message = io_test::message_of([&] { const engine::Model model(kjv, options); });
   CHECK(io_test::contains(message, file));
   CHECK(io_test::contains(message, "layers with experts, of this model: expected 6, found 2"));
+}
+
+TEST_CASE("a record file without checksums is refused") {
+  const TemporaryFolder folder;
+  const std::string file = (folder.path() / "experts.moe").string();
+  const auto checkpoint = std::make_shared<const moe::io::Checkpoint>(kjv);
+  moe::write_records(file, moe::io::CheckpointExperts<moe::bf16>(checkpoint, 0));
+  engine::Options options = offloaded().options(cached(4));
+  options.storage.experts_file = file;
+  CHECK_THROWS_WITH_AS(engine::Model(kjv, options), (file + ": checksums: expected xxh3_64, found none").c_str(),
+                       moe::IoError);
+}
+
+TEST_CASE("a damaged record ends the run with its file, expert and layer, wherever it is read to") {
+  const TemporaryFolder folder;
+  const std::string file = (folder.path() / "experts.moe").string();
+  std::filesystem::copy(offloaded().file(), file);
+  damage(file, 3, 5);
+  Setting resident, ring, lower = cached(12), prefetched = cached(12);
+  ring.ring_layers = 2;
+  lower.source = Source::lower_cache;
+  prefetched.prefetch = moe::Prefetch::enforce;
+  for (const Setting& setting : {resident, ring, lower, prefetched, cached(48)}) {
+    CAPTURE(setting.text());
+    engine::Options options = offloaded().options(setting);
+    options.storage.experts_file = file;
+    const std::string message = io_test::message_of([&] { offloaded().logits(engine::Model(kjv, options)); });
+    CHECK(io_test::contains(message, file));
+    CHECK(io_test::contains(message, "checksum of expert 5 of layer 3 in bf16: expected 0x"));
+  }
 }

@@ -2,9 +2,11 @@
 #include <map>
 #include <memory>
 #include <moe/io/checkpoint.hpp>
+#include <moe/io/xxh3.hpp>
 #include <moe/storage/file.hpp>
 #include <set>
 
+#include "damage.hpp"
 #include "shell.hpp"
 
 using namespace engine_test;
@@ -13,6 +15,13 @@ using moe::io::Json;
 namespace {
 
 std::string model(const std::string& family) { return " --model " + (golden / family).string(); }
+
+/// The experts of `byte_model` as a record file.
+void pack_byte_model(const std::string& folder, const std::string& file) {
+  const auto checkpoint = std::make_shared<const moe::io::Checkpoint>(folder);
+  const std::vector<moe::io::CheckpointExperts<moe::f32>> layers{{checkpoint, 0}, {checkpoint, 1}};
+  moe::write_records<moe::io::CheckpointExperts<moe::f32>>(file, layers, moe::io::Xxh3{});
+}
 
 // ---- results of run_layer against a golden case
 
@@ -184,9 +193,7 @@ TEST_CASE("generate writes the same text however its experts are offloaded, and 
   CHECK(resident["loads"] == 0);
   CHECK(resident["repacks"] == false);
   const std::string file = shell.path("experts");
-  const auto checkpoint = std::make_shared<const moe::io::Checkpoint>(folder);
-  const std::vector<moe::io::CheckpointExperts<moe::f32>> layers{{checkpoint, 0}, {checkpoint, 1}};
-  moe::write_records<moe::io::CheckpointExperts<moe::f32>>(file, layers);
+  pack_byte_model(folder, file);
   for (const std::string storage : {"cached:50K --eviction lfu --prefetch enforce", "cached:50K/80K --eviction hobbit",
                                     "cached:100K --per-layer --staging 1 --prefetch enforce --predictor token-table",
                                     "cached:100K --allocation 1,2 --staging 1", "ring:layers=1", "ring:1M"}) {
@@ -201,6 +208,20 @@ TEST_CASE("generate writes the same text however its experts are offloaded, and 
   CHECK(json_of("cached:50K --prefetch observe")["predictor_recall"] > 0.0);
   const Json mixed = json_of("cached:100K --low-precision q4_0 --thresholds 0.4,0.9");
   CHECK(mixed["loads_by_format"][1] > 0);
+}
+
+TEST_CASE("a flipped bit in a record file ends a program with file, expert and layer, and no result") {
+  const Shell shell;
+  const std::string folder = shell.byte_model(), file = shell.path("experts");
+  pack_byte_model(folder, file);
+  const std::string with_file = " --json --model " + folder + " --experts-file " + file + " --storage ";
+  const std::string generate = "generate --prompt 'In the beginning' --tokens 40" + with_file;
+  const std::string score = "perplexity --text " + shell.write("text", "In the beginning God created") + with_file;
+  for (const std::string& program : {generate, score}) CHECK(!shell.accepts(program + "cached:50K").empty());
+  damage(file, 1, 2);
+  for (const std::string& program : {generate, score})
+    for (const char* storage : {"resident", "cached:50K", "ring:1M"})
+      shell.refuses(program + storage, file + ": checksum of expert 2 of layer 1 in f32");
 }
 
 TEST_CASE("generate says how experts were offloaded, all figures together") {

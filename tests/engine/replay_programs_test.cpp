@@ -74,6 +74,17 @@ TEST_CASE("replay counts a trace as it is counted by hand") {
                 {{"picks", 11}, {"dropped", 5}, {"loads", 3}, {"hits", 3}});
 }
 
+TEST_CASE("AdapMoE's slots come from the trace's reuse, or from the paper's model") {
+  const Shell shell;
+  shell.accepts("make_trace --layers 6 --experts 32 --k 4 --out " + shell.path("t"));
+  const std::string start = "replay --json --policy adapmoe --capacity 25% --trace " + shell.path("t");
+  const auto loads = [&](const std::string& options) { return parsed(shell, start + options)["loads"].get<int>(); };
+  CHECK(loads("") == loads(" --allocation curves --beta 0"));
+  CHECK(loads(" --allocation paper") == loads(" --allocation paper --beta 0.84"));
+  CHECK(loads("") < loads(" --allocation paper"));
+  CHECK(loads("") < loads(" --beta 0.9"));  // slots for guesses that this replay does not make
+}
+
 TEST_CASE("capacities are slots, bytes or shares") {
   const Shell shell;
   const std::string start = "replay --json --policy lru --trace " + shell.write("t", by_hand) + " --capacity ";

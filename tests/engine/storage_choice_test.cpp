@@ -91,7 +91,12 @@ TEST_CASE("predictors and modes as text") {
   engine::set_predictor(choice, "path:a/file");
   CHECK(choice.predictor == engine::Predictor::paths);
   CHECK(choice.predictor_file == "a/file");
-  for (const char* wrong : {"", "path", "path:", "gate"})
+  engine::set_predictor(choice, "first-gate:b");
+  CHECK(choice.predictor == engine::Predictor::first_gate);
+  CHECK(choice.predictor_file == "b");
+  engine::set_predictor(choice, "next-gate");
+  CHECK(choice.predictor == engine::Predictor::next_gate);
+  for (const char* wrong : {"", "path", "path:", "gate", "first-gate", "first-gate:", "next-gate:a", "pathx:a"})
     CHECK_THROWS_WITH_AS(engine::set_predictor(choice, wrong), doctest::Contains("--predictor"), moe::Error);
   CHECK(engine::prefetch_from_text("off") == moe::Prefetch::off);
   CHECK(engine::prefetch_from_text("observe") == moe::Prefetch::observe);

@@ -163,24 +163,61 @@ TEST_CASE("an allocation for a trace is the paper's where all records have one o
     CHECK(moe::allocate_cache(trace, gate, beta, total) == moe::allocate_cache(alpha, beta, 6, 2, total));
 }
 
-TEST_CASE("measured curves are what LRU loads, and their allocation loads no more than an even one") {
-  const moe::RoutingTrace trace = moe::generate_trace({.layers = 4, .experts = 6, .k = 2, .tokens = 50});
-  const Numbers gate{0, 0.2, 0.35, 0.45};
-  const std::vector<Numbers> curves = moe::lru_load_curves(trace, gate);
-  for (const int slots : {0, 1, 3, 6}) {
+TEST_CASE("an allocation by reuse leaves as few loads on demand as the best of all") {
+  constexpr int layers = 3, experts = 4;
+  const moe::RoutingTrace trace =
+      moe::generate_trace({.layers = layers, .experts = experts, .k = 2, .sequences = 2, .tokens = 20, .seed = 3});
+  const Numbers gate{0.1, 0.3, 0.5};
+  constexpr double calls = 40;  // of each layer: one a token
+  const auto cost = [&](const Numbers& beta, const Slots& slots) {
     double sum = 0;
-    for (const Numbers& curve : curves) sum += curve.at(static_cast<std::size_t>(slots));
-    const auto loads = moe::replay(trace, {moe::CacheScope::layer, slots}, moe::Lru{}, {.gate = gate}).loads;
-    CHECK(sum == static_cast<double>(loads));
-  }
-  const auto loads = [&](const Slots& slots) {
-    return moe::replay(trace, {moe::CacheScope::layer, 0, slots}, moe::Lru{}, {.gate = gate}).loads;
+    for (int l = 0; l < layers; ++l) {
+      const auto at = static_cast<std::size_t>(l);
+      Slots alone(layers, 0);
+      alone[at] = slots[at];
+      const auto counts = moe::replay(trace, {moe::CacheScope::layer, 0, alone}, moe::Lru{}, {.gate = gate});
+      double own = -static_cast<double>(counts.hits);  // all of this layer
+      for (const moe::TraceRecord& r : trace.records())
+        if (r.layer == l) own += trace.weight(r, 1) < gate[at] ? 1 : 2;
+      sum += own - std::min(beta[at] * own, beta[at] * slots[at] * calls);
+    }
+    return sum;
   };
-  for (const int each : {1, 2, 3}) {
-    const Slots found = moe::allocate_slots(curves, 4 * each);
-    CHECK(found != Slots(4, each));
-    CHECK(loads(found) < loads(Slots(4, each)));
-  }
+  for (const Numbers& beta : {Numbers{0, 0, 0}, Numbers{0.9, 0.9, 0.9}, Numbers{0, 0.5, 1}})
+    for (const int least : {0, 1}) {
+      std::vector<double> best(layers * experts + 1, 1e300);
+      for (int code = 0; code < 125; ++code) {
+        const Slots slots{code % 5, code / 5 % 5, code / 25};
+        if (*std::min_element(slots.begin(), slots.end()) < least) continue;
+        const double found = cost(beta, slots);
+        for (auto all = static_cast<std::size_t>(std::accumulate(slots.begin(), slots.end(), 0)); all < best.size();
+             ++all)
+          best[all] = std::min(best[all], found);
+      }
+      for (int total = least * layers; total <= layers * experts; ++total) {
+        const Slots found = moe::allocate_by_reuse(trace, gate, beta, total, least);
+        CAPTURE(total);
+        CHECK(std::accumulate(found.begin(), found.end(), 0) <= total);
+        CHECK(*std::min_element(found.begin(), found.end()) >= least);
+        CHECK(std::fabs(cost(beta, found) - best[static_cast<std::size_t>(total)]) < 1e-6);
+      }
+    }
+}
+
+TEST_CASE("over many experts the paper's slots are worse than even ones, and those by reuse better") {
+  constexpr int layers = 7, experts = 128, k = 8, slots = layers * experts / 4;
+  const moe::RoutingTrace trace = moe::generate_trace({.layers = layers, .experts = experts, .k = k, .tokens = 24});
+  const Numbers gate{0.007, 0.013, 0.024, 0.045, 0.085, 0.16, 0.3}, beta(layers, 0.86);
+  const auto loads = [&](const Slots& by_layer) {
+    return moe::replay(trace, {moe::CacheScope::layer, 0, by_layer}, moe::Lru{}, {.gate = gate}).loads;
+  };
+  const auto even = loads(Slots(layers, slots / layers));
+  const Slots paper = moe::allocate_cache(trace, gate, beta, slots);
+  CHECK(*std::min_element(paper.begin(), paper.end()) == 0);
+  CHECK(loads(paper) > even);
+  const Slots reuse = moe::allocate_by_reuse(trace, gate, beta, slots);
+  CHECK(*std::min_element(reuse.begin(), reuse.end()) >= k);  // room for the guesses of a call
+  CHECK(loads(reuse) < even);
 }
 
 TEST_CASE("impossible allocations are refused") {
@@ -190,4 +227,7 @@ TEST_CASE("impossible allocations are refused") {
   CHECK_THROWS_AS(moe::allocate_cache(two, two, 4, 2, -1), moe::Error);
   CHECK_THROWS_AS(moe::allocate_cache(two, two, 4, 2, 10, -1), moe::Error);
   CHECK_THROWS_AS(moe::allocate_cache(two, two, 4, 2, 100, 5), moe::Error);
+  const moe::RoutingTrace trace = moe::generate_trace({.layers = 2, .experts = 4, .k = 2, .tokens = 2});
+  CHECK_THROWS_AS(moe::allocate_by_reuse(trace, {}, three, 4), moe::Error);
+  CHECK_THROWS_AS(moe::allocate_by_reuse(trace, {}, two, 1, 1), moe::Error);
 }

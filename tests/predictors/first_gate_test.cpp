@@ -54,9 +54,11 @@ TEST_CASE("after training on a layer's choices the guesses are its choices") {
   CHECK(found >= 480);  // of 512; at random a third
 }
 
-TEST_CASE("sizes that do not fit are refused") {
+TEST_CASE("sizes that do not fit and numbers that are none are refused") {
   CHECK(message_of([] { FirstLayerGate(2, 3, std::vector<float>(5), std::vector<float>(2)); }) ==
         "moe::FirstLayerGate: weights: expected 6, found 5");
+  CHECK(message_of([] { FirstLayerGate(1, 1, {0}, {INFINITY}); }) ==
+        "moe::FirstLayerGate: numbers: expected finite ones, found inf");
   FirstLayerGate gate(2, 3, std::vector<float>(6), std::vector<float>(2));
   const std::vector<float> last(8);
   CHECK(message_of([&] { gate.guess(moe::Cpu{.threads = 1}, view(last, 4)); }) ==

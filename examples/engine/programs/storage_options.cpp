@@ -62,7 +62,7 @@ void StorageOptions::add_to(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--prefetch", prefetch_, "Guesses of what comes next: off, observe (only count them) or enforce")
       ->capture_default_str();
-  app.add_option("--predictor", predictor_, "Who guesses: next-gate, token-table, path:FILE or none")
+  app.add_option("--predictor", predictor_, "Who guesses: next-gate, token-table, path:FILE, first-gate:FILE or none")
       ->capture_default_str();
   app.add_option("--horizon", horizon_, "Layers that are guessed for, as long as all that is guessed is there")
       ->check(CLI::Range(1, 1 << 20))

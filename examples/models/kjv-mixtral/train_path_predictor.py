@@ -1,21 +1,24 @@
 #!/usr/bin/env python3
-"""Trains a routing path predictor for the model next to this script and writes it there.
+"""Trains predictors of the routing of the model next to this script and writes them there.
 
-The predictor (ExpertFlow, He et al. 2024; include/moe/predictors/path_predictor.hpp) sees only the bytes so far and
+The path predictor (ExpertFlow, He et al. 2024; include/moe/predictors/path_predictor.hpp) sees only the bytes so far and
 says which experts every layer will pick for the newest one, before the first layer runs.  It learns from what the
-model picks on its own training text.  Compares it with the library's other predictors on the held-out books.
-Needs what train.py needs; one core and ten minutes are enough.
+model picks on its own training text.  The first-layer gate (AdapMoE, Zhong et al. 2024; first_gate.hpp) says before the next
+byte is known which experts layer 0 will pick for it.  Compares them with the library's other predictors on the
+held-out books.  Needs what train.py needs; one core and ten minutes are enough.
 
     OMP_NUM_THREADS=1 python train_path_predictor.py
 
-writes path_predictor.safetensors, path_predictor.json (sizes and figures) and path_predictor_reference.safetensors
-(what the predictor says about the first bytes of validation.txt, and what the model picked).
+writes path_predictor.safetensors, path_predictor.json (sizes and figures), path_predictor_reference.safetensors
+(what the predictor says about the first bytes of validation.txt, and what the model picked) and
+first_gate.safetensors, which is all that --first-gate-only writes, in a minute.
 """
 
 import argparse
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,9 +68,10 @@ class Recorder:
         return torch.stack(picks, 2), torch.stack(guesses, 2), last
 
 
-def record_training(record, tokens, count):
-    """Returns spread windows in random order [N,T], their picks [N,T,L,k], last hidden states of the first ones."""
-    starts = torch.linspace(0, len(tokens) - CONTEXT, count).long()[torch.randperm(count)]
+def record_training(record, tokens, count, used):
+    """Returns `used` of `count` spread windows in random order [N,T], their picks [N,T,L,k], last hidden states of the
+    first ones."""
+    starts = torch.linspace(0, len(tokens) - CONTEXT, count).long()[torch.randperm(count)[:used]]
     batches = tokens[starts[:, None] + torch.arange(CONTEXT)]
     picks, lasts = [], []
     for batch in tqdm(batches.split(2 * BATCH), desc="model on the training text"):
@@ -142,6 +146,8 @@ def train_first_gate(last, picks, experts):
     """AdapMoE's gate: layer 0's picks for a token from the last hidden state of the token before."""
     inputs, target = last[:, :-1].flatten(0, 1), multi_hot(picks[:, 1:, 0], experts).flatten(0, 1)
     gate = nn.Linear(inputs.shape[1], experts)
+    nn.init.zeros_(gate.weight)  # a convex loss: the same gate whatever was drawn before
+    nn.init.zeros_(gate.bias)
     optimizer = torch.optim.Adam(gate.parameters(), lr=FIRST_GATE_RATE)
     for _ in trange(FIRST_GATE_STEPS, desc="first-layer gate"):
         F.binary_cross_entropy_with_logits(gate(inputs), target).backward()
@@ -173,32 +179,31 @@ class Recall:
         return {**share, f"recall@{best} by layer": by_layer}
 
 
+def predictions_of_gate(first_gate, picks, last):
+    """{name: (logits, picks)}, as `evaluate` wants them."""
+    return {"first-layer gate": (first_gate(last[:, :-1])[:, :, None], picks[:, 1:, :1])}
+
+
+def predictions_of_all(predictor, counts, first_gate, batch, skip, picks, guesses, last):
+    paths = predictor(batch)[:, skip:]
+    return {
+        "path predictor": (paths, picks),
+        "token frequencies": (counts[batch[:, skip:]], picks),
+        "next layer's gate": (guesses, picks[:, :, 1:]),
+        "path predictor, layers that a gate can predict": (paths[:, :, 1:], picks[:, :, 1:]),
+        **predictions_of_gate(first_gate, picks, last),
+        "path predictor, first layer": (paths[:, 1:, :1], picks[:, 1:, :1]),
+    }
+
+
 @torch.inference_mode()
-def evaluate(record, predictor, counts, first_gate, tokens, sizes):
-    """All predictors on the bytes that train.py's protocol scores."""
-    names = (
-        "path predictor",
-        "token frequencies",
-        "next layer's gate",
-        "path predictor, layers that a gate can predict",
-        "first-layer gate",
-        "path predictor, first layer",
-    )
-    recalls = {name: Recall(sizes) for name in names}
+def evaluate(record, predictions_of, tokens, sizes):
+    """Figures of predictors, by name, on the bytes that train.py's protocol scores."""
+    recalls = {}
     for batch, skip in tqdm(list(windows(tokens, CONTEXT)), desc="held-out books"):
-        picks, guesses, last = (part[:, skip:] for part in record(batch))
-        paths = predictor(batch)[:, skip:]
-        first = first_gate(last[:, :-1])[:, :, None]
-        predictions = (
-            (paths, picks),
-            (counts[batch[:, skip:]], picks),
-            (guesses, picks[:, :, 1:]),
-            (paths[:, :, 1:], picks[:, :, 1:]),
-            (first, picks[:, 1:, :1]),
-            (paths[:, 1:, :1], picks[:, 1:, :1]),
-        )
-        for name, (logits, picked) in zip(names, predictions):
-            recalls[name].add(logits, picked)
+        seen = (part[:, skip:] for part in record(batch))
+        for name, (logits, picked) in predictions_of(batch, skip, *seen).items():
+            recalls.setdefault(name, Recall(sizes)).add(logits, picked)
     return {name: recall.figures() for name, recall in recalls.items()}
 
 
@@ -223,6 +228,19 @@ def save_predictor(predictor, description, out):
     (out / "path_predictor.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
+def save_first_gate(gate, windows, figures, out):
+    """Writes the tensors that moe::io::read_first_gate wants."""
+    description = {
+        "training_bytes": windows * CONTEXT,
+        "steps": FIRST_GATE_STEPS,
+        "held_out": figures["first-layer gate"],
+    }
+    tensors = {"weight": gate.weight.detach(), "bias": gate.bias.detach()}
+    metadata = {"format": "pt", "first_gate": json.dumps(description)}
+    save_file(tensors, out / "first_gate.safetensors", metadata)
+    print(json.dumps(description, indent=1))
+
+
 @torch.inference_mode()
 def write_reference(record, predictor, tokens, out):
     batch = tokens[None, :REFERENCE_BYTES].contiguous()
@@ -238,9 +256,56 @@ def parse_arguments():
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=1536, help="windows of the training text (default: %(default)s)")
+    parser.add_argument("--first-gate-only", action="store_true", help="train and write nothing else")
     parser.add_argument("--out", type=Path, default=here, help="folder to write to (default: this one)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     return parser.parse_args()
+
+
+def sizes_of(config):
+    """How many of each layer's experts a predictor may name."""
+    k = config.num_experts_per_tok
+    return k, math.ceil(1.5 * k), 2 * k
+
+
+def train_gate_only(record, training, validation, config, arguments):
+    _, picks, last = record_training(record, training, arguments.windows, FIRST_GATE_WINDOWS)
+    gate = train_first_gate(last, picks, config.num_local_experts)
+
+    def predictions_of(_batch, _skip, picks, _guesses, last):
+        return predictions_of_gate(gate, picks, last)
+
+    figures = evaluate(record, predictions_of, validation, sizes_of(config))
+    save_first_gate(gate, len(last), figures, arguments.out)
+
+
+def train_all(record, training, validation, config, arguments):
+    experts = config.num_local_experts
+    ids, picks, last = record_training(record, training, arguments.windows, arguments.windows)
+    predictor = PathPredictor(config.vocab_size, config.num_hidden_layers, experts)
+    train_path_predictor(predictor, ids, picks)
+    counts = token_frequencies(ids, picks, config.vocab_size, experts)
+    first_gate = train_first_gate(last, picks[: len(last)], experts)
+    predictions_of = partial(predictions_of_all, predictor, counts, first_gate)
+    figures = evaluate(record, predictions_of, validation, sizes_of(config))
+    description = {
+        "width": WIDTH,
+        "window": WINDOW,
+        "decays": DECAYS,
+        "hidden": HIDDEN,
+        "layers": config.num_hidden_layers,
+        "experts": experts,
+        "k": config.num_experts_per_tok,
+        "parameters": sum(parameter.numel() for parameter in predictor.parameters()),
+        "training_bytes": ids.numel(),
+        "steps": STEPS,
+        "cpu_minutes": round(time.process_time() / 60, 1),
+        "held_out": figures,
+    }
+    save_first_gate(first_gate, len(last), figures, arguments.out)
+    save_predictor(predictor, description, arguments.out)
+    write_reference(record, predictor, validation, arguments.out)
+    print(json.dumps(description, indent=1))
 
 
 def main():
@@ -249,36 +314,9 @@ def main():
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     training, validation, _ = split(read_books())
-    validation = as_tokens(validation)
     model = MixtralForCausalLM.from_pretrained(Path(__file__).parent, dtype=torch.float32).eval()
-    vocabulary, layers = model.config.vocab_size, model.config.num_hidden_layers
-    experts, k = model.config.num_local_experts, model.config.num_experts_per_tok
-    record = Recorder(model)
-
-    ids, picks, last = record_training(record, as_tokens(training), arguments.windows)
-    predictor = PathPredictor(vocabulary, layers, experts)
-    train_path_predictor(predictor, ids, picks)
-    counts = token_frequencies(ids, picks, vocabulary, experts)
-    first_gate = train_first_gate(last, picks[: len(last)], experts)
-    figures = evaluate(record, predictor, counts, first_gate, validation, (k, math.ceil(1.5 * k), 2 * k))
-
-    description = {
-        "width": WIDTH,
-        "window": WINDOW,
-        "decays": DECAYS,
-        "hidden": HIDDEN,
-        "layers": layers,
-        "experts": experts,
-        "k": k,
-        "parameters": sum(parameter.numel() for parameter in predictor.parameters()),
-        "training_bytes": ids.numel(),
-        "steps": STEPS,
-        "cpu_minutes": round(time.process_time() / 60, 1),
-        "held_out": figures,
-    }
-    save_predictor(predictor, description, arguments.out)
-    write_reference(record, predictor, validation, arguments.out)
-    print(json.dumps(description, indent=1))
+    train = train_gate_only if arguments.first_gate_only else train_all
+    train(Recorder(model), as_tokens(training), as_tokens(validation), model.config, arguments)
 
 
 if __name__ == "__main__":

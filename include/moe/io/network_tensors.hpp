@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <moe/error.hpp>
 #include <moe/expert.hpp>
 #include <moe/formats.hpp>
@@ -87,6 +88,17 @@ inline const TensorInfo& require_tensor(const TensorSet& set, std::string_view n
 inline const TensorInfo& require_weights(const TensorSet& set, std::string_view name, const Shape& shape) {
   static constexpr std::array types{Dtype::F32, Dtype::BF16, Dtype::F16};
   return require_tensor(set, name, shape, types);
+}
+
+/// A dimension of a tensor, as the size that other tensors must agree with.
+inline int dimension_of(const TensorSet& set, std::string_view name, std::size_t rank, std::size_t dimension) {
+  const TensorInfo& tensor = set.at(name);
+  if (tensor.shape.size() != rank)
+    raise(IoError(set.place(tensor), "dimensions", std::to_string(rank), shape_text(tensor.shape)));
+  const std::uint64_t size = tensor.shape[dimension];
+  if (size < 1 || size > std::numeric_limits<int>::max())
+    raise(IoError(set.place(tensor), concat("dimension ", dimension), "1 to 2147483647", std::to_string(size)));
+  return static_cast<int>(size);
 }
 
 /// Element i of raw weights, as float.

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <moe/io/network_tensors.hpp>
 #include <moe/io/tensor_set.hpp>
 #include <moe/predictors/path_predictor.hpp>
@@ -12,21 +11,6 @@
 #include <vector>
 
 namespace moe::io {
-
-namespace detail {
-
-/// A dimension of a tensor, as the size that other tensors must agree with.
-inline int dimension_of(const TensorSet& set, std::string_view name, std::size_t rank, std::size_t dimension) {
-  const TensorInfo& tensor = set.at(name);
-  if (tensor.shape.size() != rank)
-    raise(IoError(set.place(tensor), "dimensions", std::to_string(rank), shape_text(tensor.shape)));
-  const std::uint64_t size = tensor.shape[dimension];
-  if (size < 1 || size > std::numeric_limits<int>::max())
-    raise(IoError(set.place(tensor), concat("dimension ", dimension), "1 to 2147483647", std::to_string(size)));
-  return static_cast<int>(size);
-}
-
-}  // namespace detail
 
 /// Tensors `decays` [R], `embedding` [V,d], `enter.weight` [h,W + R,d], `enter.bias` [h], `leave.weight`
 /// [layers,experts,h] and `leave.bias` [layers,experts], each in F32, BF16 or F16; W follows. Throws `IoError` that

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include <moe/offline/replay.hpp>
+#include <moe/offline/load_curves.hpp>
 
 namespace moe {
 
@@ -112,23 +112,12 @@ inline std::vector<int> allocate_cache(const RoutingTrace& trace, const std::vec
   return allocate_slots(costs, slots, least);
 }
 
-/// What LRU loads in each layer of a trace after the gate, for every number of slots from 0 to all experts: costs for
-/// `allocate_slots` that know the trace's reuse, of which the paper's uniform residency knows nothing.
-/// O(picks * experts^2) at worst.
-inline std::vector<std::vector<double>> lru_load_curves(const RoutingTrace& trace,
-                                                        const std::vector<double>& gate = {}) {
-  std::vector<RoutingTrace> layers(static_cast<std::size_t>(trace.layers()), RoutingTrace(1, trace.experts()));
-  for (const TraceRecord& r : trace.records()) {
-    const Row<const Slot> kept = trace.picks(r).first(detail::kept_by_gate(trace, r, gate));
-    layers[static_cast<std::size_t>(r.layer)].add(r.sequence, r.token, 0, kept);
-  }
-  std::vector<std::vector<double>> curves;
-  for (const RoutingTrace& layer : layers) {
-    curves.emplace_back();
-    for (int slots = 0; slots <= trace.experts(); ++slots)
-      curves.back().push_back(static_cast<double>(replay(layer, {CacheScope::global, slots}, Lru{}).loads));
-  }
-  return curves;
+/// The allocation that leaves LRU the fewest loads on demand on this trace (`on_demand_curves`), instead of the paper's
+/// model of them: that one takes residency for uniform, and over many experts its costs are so nearly linear in the
+/// slots that a few layers get them all. Errors as `allocate_cache`.
+inline std::vector<int> allocate_by_reuse(const RoutingTrace& trace, const std::vector<double>& gate,
+                                          std::span<const double> beta, int slots, int least = 0) {
+  return allocate_slots(on_demand_curves(trace, gate, beta), slots, least);
 }
 
 }  // namespace moe

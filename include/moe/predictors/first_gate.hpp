@@ -1,6 +1,7 @@
 // FirstLayerGate: a linear guess of the first layer's experts, made before the token that will run through it is known.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,7 +18,8 @@ namespace moe {
 /// layer 0 for token t + 1).
 class FirstLayerGate {
  public:
-  /// Throws Error unless `weight` is [experts, hidden] and `bias` [experts], with sizes of at least 1.
+  /// Throws Error unless `weight` is [experts, hidden] and `bias` [experts], with sizes of at least 1 and finite
+  /// numbers.
   FirstLayerGate(int experts, int hidden, std::vector<float> weight, std::vector<float> bias)
       : experts_(experts), hidden_(hidden), weight_(std::move(weight)), bias_(std::move(bias)) {
     constexpr const char* where = "moe::FirstLayerGate";
@@ -26,6 +28,8 @@ class FirstLayerGate {
     require_equal(where, "weights", static_cast<std::size_t>(experts) * static_cast<std::size_t>(hidden),
                   weight_.size());
     require_equal(where, "biases", static_cast<std::size_t>(experts), bias_.size());
+    require_finite(where, weight_);
+    require_finite(where, bias_);
   }
 
   int experts() const noexcept { return experts_; }
@@ -48,6 +52,11 @@ class FirstLayerGate {
   }
 
  private:
+  static void require_finite(const char* where, const std::vector<float>& values) {
+    for (const float value : values)
+      if (!std::isfinite(value)) raise(Error(where, "numbers", "finite ones", std::to_string(value)));
+  }
+
   int experts_, hidden_;
   std::vector<float> weight_, bias_, logits_;
 };

@@ -74,6 +74,15 @@ FileName<N> file_name(std::string_view name) {
   for (std::size_t i = 0; i < name.size() && i + 1 < N; ++i) out[i] = name[i];
   return out;
 }
+/// Whether it ends, and nothing but zeros is behind its end: else two names could differ where nobody reads them.
+template <std::size_t N>
+bool is_name(const FileName<N>& name) noexcept {
+  std::size_t length = 0;
+  while (length < N && name[length] != '\0') ++length;
+  for (std::size_t i = length; i < N; ++i)
+    if (name[i] != '\0') return false;
+  return length > 0 && length < N;
+}
 /// For messages: what no name has is a question mark.
 template <std::size_t N>
 std::string text_of(const FileName<N>& name) {
@@ -159,7 +168,9 @@ inline void check_record_file_head(const std::string& path, const RecordFileHead
   for (std::size_t i = 0; i < head.formats; ++i) {
     const RecordSeries& s = head.series[i];
     const std::string name = text_of(s.name);
-    if (name.empty() || s.record_bytes == 0) raise(IoError(path, concat("format ", i), "a name and a size", "none"));
+    if (!is_name(s.name) || s.record_bytes == 0)
+      raise(IoError(path, concat("format ", i), "a name with zeros behind it and a size",
+                    concat(name, ", ", s.record_bytes)));
     if (s.offset != expected.series[i].offset)
       raise(IoError(path, concat("offset of the first record in ", name), concat(expected.series[i].offset),
                     concat(s.offset)));
