@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Trains predictors of the routing of the model next to this script and writes them there.
 
-The path predictor (ExpertFlow, He et al. 2024; include/moe/predictors/path_predictor.hpp) sees only the bytes so far and
-says which experts every layer will pick for the newest one, before the first layer runs.  It learns from what the
-model picks on its own training text.  The first-layer gate (AdapMoE, Zhong et al. 2024; first_gate.hpp) says before the next
-byte is known which experts layer 0 will pick for it.  Compares them with the library's other predictors on the
-held-out books.  Needs what train.py needs; one core and ten minutes are enough.
+The path predictor (ExpertFlow, He et al. 2024; include/moe/predictors/path_predictor.hpp) sees only the bytes so far
+and says which experts every layer will pick for the newest one, before the first layer runs.  It learns from what the
+model picks on its own training text.  The first-layer gate (AdapMoE, Zhong et al. 2024; first_gate.hpp) says which
+experts layer 0 will pick for the next byte, before that byte is known.  Compares them with the library's other
+predictors on the held-out books.  Needs what train.py needs; one core and ten minutes are enough.
 
     OMP_NUM_THREADS=1 python train_path_predictor.py
 
