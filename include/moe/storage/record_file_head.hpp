@@ -168,9 +168,8 @@ inline void check_record_file_head(const std::string& path, const RecordFileHead
   for (std::size_t i = 0; i < head.formats; ++i) {
     const RecordSeries& s = head.series[i];
     const std::string name = text_of(s.name);
-    if (!is_name(s.name) || s.record_bytes == 0)
-      raise(IoError(path, concat("format ", i), "a name with zeros behind it and a size",
-                    concat(name, ", ", s.record_bytes)));
+    if (name.empty() || s.record_bytes == 0) raise(IoError(path, concat("format ", i), "a name and a size", "none"));
+    if (!is_name(s.name)) raise(IoError(path, concat("name of format ", i), "zeros behind it", name));
     if (s.offset != expected.series[i].offset)
       raise(IoError(path, concat("offset of the first record in ", name), concat(expected.series[i].offset),
                     concat(s.offset)));
