@@ -77,12 +77,12 @@ TEST_CASE("replay counts a trace as it is counted by hand") {
 TEST_CASE("AdapMoE's slots come from the trace's reuse, or from the paper's model") {
   const Shell shell;
   shell.accepts("make_trace --layers 6 --experts 32 --k 4 --out " + shell.path("t"));
-  const std::string start = "replay --json --policy adapmoe --capacity 25% --trace " + shell.path("t");
+  const std::string start = "replay --json --policy adapmoe --trace " + shell.path("t") + " --capacity ";
   const auto loads = [&](const std::string& options) { return parsed(shell, start + options)["loads"].get<int>(); };
-  CHECK(loads("") == loads(" --allocation curves --beta 0"));
-  CHECK(loads(" --allocation paper") == loads(" --allocation paper --beta 0.84"));
-  CHECK(loads("") < loads(" --allocation paper"));
-  CHECK(loads("") < loads(" --beta 0.9"));  // slots for guesses that this replay does not make
+  CHECK(loads("25%") == loads("25% --allocation curves --beta 0"));
+  CHECK(loads("25% --allocation paper") == loads("25% --allocation paper --beta 0.84"));
+  CHECK(loads("25%") < loads("25% --allocation paper"));
+  CHECK(loads("8%") < loads("8% --beta 0.9"));  // slots for guesses that this replay does not make
 }
 
 TEST_CASE("capacities are slots, bytes or shares") {
