@@ -36,7 +36,7 @@ if [ -x "$build/bin/generate" ]; then
     --trace "$out/own-model.jsonl" >/dev/null
   bench own --traces "$out/own-model.jsonl" --budgets 25 50
 fi
-of_batches="lru lru-per-layer lfu next-layer adapmoe expertflow expertflow-reuse resident"
+of_batches="lru lru-per-layer lfu next-layer adapmoe expertflow resident"
 # shellcheck disable=SC2086
 bench batch --batches 16 --budgets 25 --warmup 3 --tokens 5 --techniques $of_batches
 # shellcheck disable=SC2086

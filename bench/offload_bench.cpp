@@ -28,7 +28,7 @@ struct Options {
   std::vector<int> batches{1};
   std::vector<double> budgets{7, 10, 25, 50};
   int tokens = 24, warmup = 48, sequence = 24, rounds = 3;
-  int threads = 0, readers = 1;
+  int threads = 0, readers = 2;
   bool no_resident = false, make_only = false, balance = false, rings = false;
   std::string csv;
 };
@@ -59,7 +59,7 @@ moe::RoutingTrace load_trace(const Options& o, const std::string& name, int batc
 
 Setup make_setup(const Options& o, const ModelFile& file, const moe::RoutingTrace& trace, int rows) {
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads = o.threads > 0 ? o.threads : std::max(1, cores - o.readers);
+  const int threads = o.threads > 0 ? o.threads : std::max(1, cores - 1);
   return {.file = &file,
           .cpu = moe::Cpu{.threads = threads},
           .readers = o.readers,
@@ -299,7 +299,8 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--rounds", o.rounds, "rounds, of which the median counts")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  app.add_option("--threads", o.threads, "that compute; 0: the cores that --readers leave")->capture_default_str();
+  app.add_option("--threads", o.threads, "that compute; 0: all cores but one, which readers share")
+      ->capture_default_str();
   app.add_option("--readers", o.readers, "threads that read")->capture_default_str()->check(CLI::Range(1, 64));
   app.add_option("--csv", o.csv, "file for the figures");
   app.add_flag("--no-resident", o.no_resident, "hold no model in memory: no comparison of outputs, no compute bound");

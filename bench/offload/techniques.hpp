@@ -25,7 +25,6 @@ struct Technique {
   int horizon = 0;         // layers ahead whose experts are guessed
   bool plan = false;       // the whole pass is guessed before its first layer
   double accuracy = 0;     // of the guesses, per pick
-  double guess_share = 1;  // of the budget that guesses may hold before they are used
   bool one_wave = false;   // the budget is what one token needs in one layer: nothing is kept
   moe::Access access = moe::Access::direct;
   int sections = 0;  // of the ring
@@ -57,8 +56,6 @@ inline std::vector<Technique> all_techniques() {
   add({.name = "adapmoe-paper", .own_slots = true, .gated = true, .by_paper = true, .horizon = 1, .accuracy = 0.86});
   for (const double accuracy : {1.0, 0.9})
     add({.name = "expertflow", .eviction = moe::ByPlan{}, .plan = true, .accuracy = accuracy});
-  // With a batch that wants more than the cache holds a plan of the whole pass leaves nothing for the next pass.
-  add({.name = "expertflow-reuse", .eviction = moe::ByPlan{}, .plan = true, .accuracy = 0.9, .guess_share = 0.25});
   return all;
 }
 
@@ -84,7 +81,6 @@ inline moe::CacheOptions cache_options(const Setup& setup, const Technique& t, s
                                        const std::vector<int>& allocation) {
   moe::CacheOptions options{.bytes = bytes};
   if (t.one_wave) options.bytes = static_cast<std::size_t>(setup.k) * setup.record_bytes();
-  options.prefetch_bytes = static_cast<std::size_t>(t.guess_share * static_cast<double>(options.bytes));
   if (!t.own_slots) return options;
   options.staging_slots = staging_slots(static_cast<int>(options.bytes / setup.record_bytes()), setup.k);
   options.slots_by_layer = allocation;

@@ -156,6 +156,7 @@ TEST_CASE("every field of the head is checked, and the message says which") {
   says(patched(good, 40, 'q'), "layout of the records: expected panel32");
   says(patched(good, 80, 'f'), "format of the records: expected bf16, found ff16");
   says(patched(good, 80, '\n'), "format of the records: expected bf16, found ?f16");
+  says(patched(good, 103, 'x'), "name of format 0: expected zeros behind it");
   says(patched(good, 104, std::uint64_t{1} << 63), "bytes of a record: expected fewer");
   says(patched(good, 104, (std::uint64_t{1} << 60) + 1), "bytes of a record: expected fewer");
   says(patched(good, 104, ~std::uint64_t{0}), "bytes of a record: expected fewer");
