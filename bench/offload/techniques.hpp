@@ -47,7 +47,7 @@ inline std::vector<Technique> all_techniques() {
   add({.name = "lru"});
   add({.name = "lru-per-layer", .own_slots = true});
   add({.name = "lfu", .eviction = moe::Lfu{}});
-  for (const double accuracy : {1.0, 0.9, 0.8}) add({.name = "next-layer", .horizon = 2, .accuracy = accuracy});
+  for (const double accuracy : {1.0, 0.9, 0.8}) add({.name = "next-layer", .horizon = 3, .accuracy = accuracy});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}});
   add({.name = "hobbit", .kind = Kind::mixed, .eviction = moe::Multidimensional{}, .horizon = 2, .accuracy = 0.9});
   add({.name = "lru-per-layer", .own_slots = true, .horizon = 1, .accuracy = 0.86});  // beside AdapMoE
