@@ -1,14 +1,9 @@
-// The state of one call: Workspace, Frame, Wave, Call.
+// The state of one call: Workspace, Frame, Call.
 #pragma once
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <new>
-#include <span>
-#include <type_traits>
-#include <utility>
 
 #include <moe/error.hpp>
 #include <moe/routing.hpp>
@@ -94,48 +89,6 @@ Frame<M> carve_tables(Arena& main, Arena& staging, const Dims& d, IdMap ids) {
   f.needs = staging.take<ExpertNeed>(count(d.experts));
   return f;
 }
-
-// ---- Wave: experts that are computed together
-
-/// A pin keeps an expert's bytes where they are until it is destroyed.
-template <class P>
-concept Pin = std::move_constructible<P> && std::is_nothrow_destructible_v<P>;
-
-/// What a storage lends for one round of computing. Appends during one forward: pins go early, refs stay,
-/// because a device may still read them.
-template <Pin P>
-class Wave {
- public:
-  Wave(ExpertRef* refs, P* pins) noexcept : refs_(refs), pins_(pins) {}
-  Wave(const Wave&) = delete;
-  Wave& operator=(const Wave&) = delete;
-  ~Wave() { drop(); }
-
-  void push(ExpertRef ref, P&& pin) noexcept {
-    refs_[first_ + size_] = ref;
-    ::new (static_cast<void*>(pins_ + size_)) P(std::move(pin));
-    ++size_;
-  }
-  template <class Queue>
-  void release(Queue& queue) noexcept {
-    if constexpr (requires(P p) { p.release(queue); })
-      for (int i = 0; i < size_; ++i) pins_[i].release(queue);
-    drop();
-  }
-  Row<const ExpertRef> refs() const noexcept { return {refs_ + first_, size_}; }
-  bool empty() const noexcept { return size_ == 0; }
-
-  std::uint64_t ticket = 0;  // by which a storage knows the call again; 0 in its first `acquire`
-
- private:
-  void drop() noexcept {
-    first_ += size_;
-    while (size_ > 0) pins_[--size_].~P();
-  }
-  ExpertRef* refs_;
-  P* pins_;
-  int size_ = 0, first_ = 0;
-};
 
 // ---- the call
 

@@ -14,6 +14,8 @@
 #include <moe/routing.hpp>
 #include <moe/scores.hpp>
 #include <moe/frame.hpp>
+#include <moe/router_hooks.hpp>
+#include <moe/lending.hpp>
 #include <moe/concepts.hpp>
 #include <moe/gate.hpp>
 #include <moe/shared.hpp>

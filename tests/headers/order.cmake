@@ -12,7 +12,7 @@ function(allow files includes)
 endfunction()
 
 set(spine "none")
-foreach(header IN ITEMS config error tensor math activations formats expert layout routing scores frame concepts gate shared envelope any_policy explain)
+foreach(header IN ITEMS config error tensor math activations formats expert layout routing router_hooks scores frame lending concepts gate shared envelope any_policy explain)
   allow("${header}[.]hpp" "(${spine})[.]hpp")
   string(APPEND spine "|${header}")
   if(header STREQUAL "routing")

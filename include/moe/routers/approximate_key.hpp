@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <moe/concepts.hpp>
+#include <moe/router_hooks.hpp>
 #include <moe/error.hpp>
 #include <moe/routers/largest.hpp>
 

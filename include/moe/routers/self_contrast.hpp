@@ -4,7 +4,7 @@
 #include <cmath>
 #include <string>
 
-#include <moe/concepts.hpp>
+#include <moe/router_hooks.hpp>
 
 namespace moe {
 

@@ -4,7 +4,7 @@
 // clang-format 14 does not know requirements.
 // clang-format off
 
-#include <moe/concepts.hpp>
+#include <moe/router_hooks.hpp>
 
 namespace moe {
 
