@@ -102,7 +102,7 @@ void run(benchmark::State& state, const Shape& s, const Stack<Format>& stack, in
     moe::Call<> c{.x = {x.data() + i % batches * 97, tokens, s.hidden}, .y = {y.data(), tokens, s.hidden}};
     if (!s.given_table) return c;
     table.slots.data = const_cast<moe::Slot*>(picks.data()) + i % batches * size(tokens, s.topk);  // only read
-    c.table = &table;
+    c.table = table;
     return c;
   };
   double experts = 0;

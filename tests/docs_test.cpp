@@ -116,7 +116,7 @@ TEST_CASE("the documented eviction keeps the expert that was used more often") {
   for (const int e : {0, 0, 1, 2}) {
     moe::Slot choice{e, 1.0f};
     const moe::RoutingTable<> table{{&choice, 1, 1}, nullptr};
-    layer.forward({.x = {x.data(), 1, 24}, .y = {y.data(), 1, 24}, .table = &table}, ws);
+    layer.forward({.x = {x.data(), 1, 24}, .y = {y.data(), 1, 24}, .table = table}, ws);
   }
   std::uint32_t bits = 0;
   storage.residency(&bits);

@@ -15,7 +15,7 @@ TEST_CASE("a linear gate multiplies by rows and adds the bias") {
   const std::vector<float> w{1, 2, 3, 4}, x{10, 1}, bias{0.5f, -0.5f};
   std::vector<float> logits(2);
   moe::Frame<> f;
-  moe::Linear(view(w, 2), bias.data()).logits(moe::Cpu{.threads = 1}, f, view(x, 2), view(logits, 2));
+  moe::Linear(view(w, 2), bias.data()).logits(moe::Cpu{.threads = 1}, f, moe::GateCall<>{view(x, 2), view(logits, 2)});
   CHECK(logits == std::vector<float>{12.5f, 33.5f});
 }
 TEST_CASE("a linear gate takes a mutable view") {
@@ -45,10 +45,11 @@ struct GateRun {
   void operator()(const G& gate, bool with_state = false) {
     std::vector<float> scratch(static_cast<std::size_t>(rows * moe::scratch_columns(gate)), not_a_number);
     moe::Frame<> f;
-    f.gate_scratch = view(scratch, std::max(moe::scratch_columns(gate), 1));
-    if (with_state) f.router_state_in = view(std::as_const(state_in), moe::state_columns(gate));
-    if (with_state) f.router_state_out = view(state_out, moe::state_columns(gate));
-    gate.logits(moe::Cpu{.threads = 1}, f, view(std::as_const(x), inputs), view(logits, outputs));
+    moe::GateCall<> call{view(std::as_const(x), inputs), view(logits, outputs)};
+    call.scratch = view(scratch, std::max(moe::scratch_columns(gate), 1));
+    if (with_state) call.state_in = view(std::as_const(state_in), moe::state_columns(gate));
+    if (with_state) call.state_out = view(state_out, moe::state_columns(gate));
+    gate.logits(moe::Cpu{.threads = 1}, f, call);
   }
   double x_at(int t, int i) const { return static_cast<double>(x[static_cast<std::size_t>(t * inputs + i)]); }
   double logit(int t, int n) const { return static_cast<double>(logits[static_cast<std::size_t>(t * outputs + n)]); }

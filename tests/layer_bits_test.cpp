@@ -90,7 +90,7 @@ TEST_CASE("a given table gives the bits of the router that made it") {
   for (int t = 0; t < 13; ++t) router.select(moe::RouteContext<>{}.at(t, view(logits, 7).row(t)), {&table.at(t, 0), 3});
   const auto given = table.get();
   for (const int rows : {1, 5, 13})
-    CHECK((bits(forward(make_layer(c.p, Cpu{.threads = 2}), c.p, {.table = &given}, rows)) == c.expected));
+    CHECK((bits(forward(make_layer(c.p, Cpu{.threads = 2}), c.p, {.table = given}, rows)) == c.expected));
 }
 TEST_CASE("x_router that is x gives the same bits, however the batch is cut") {
   Case<float> c;

@@ -98,7 +98,7 @@ TEST_CASE("an observer sees no logits when the call brings a table") {
   Table table = random_table(s.random, 6, 2, 5);
   const auto given = table.get();
   Calls calls;
-  forward(make_layer(s.p, cpu), s.p, {.table = &given}, -1, Recorder{&calls});
+  forward(make_layer(s.p, cpu), s.p, {.table = given}, -1, Recorder{&calls});
   CHECK(calls == Calls{"routed 0", "wave 5", "done 6"});
 }
 TEST_CASE("an observer may have any of the callbacks") {
@@ -165,7 +165,7 @@ TEST_CASE("a column rule is not asked about a given table") {
   const MoELayer layer(moe::Linear(s.p.gate_view()), Capacity{{.experts = 5, .k = 2}, 0}, s.p.storage(), cpu);
   Table table = random_table(s.random, 6, 2, 5);
   const auto given = table.get();
-  CHECK(bits(forward(layer, s.p, {.table = &given})) == bits(forward(make_layer(s.p, cpu), s.p, {.table = &given})));
+  CHECK(bits(forward(layer, s.p, {.table = given})) == bits(forward(make_layer(s.p, cpu), s.p, {.table = given})));
 }
 TEST_CASE("a column rule needs a workspace for the whole batch") {
   const Small s;
@@ -299,7 +299,7 @@ TEST_CASE("a leasing storage is asked even when nothing is needed") {
   Table table(6, 1);
   table.count.assign(6, 0);
   const auto given = table.get();
-  CHECK(forward(layer, s.p, {.table = &given}) == std::vector<float>(s.p.x.size(), 0.0f));
+  CHECK(forward(layer, s.p, {.table = given}) == std::vector<float>(s.p.x.size(), 0.0f));
   CHECK(log.acquires == 1);
 }
 TEST_CASE("a storage that fails leaves nothing pinned, is told, and the layer stays usable") {

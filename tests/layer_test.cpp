@@ -81,7 +81,7 @@ TEST_CASE("tokens without any choice give rows of zero") {
   Table table(3, 2);
   table.count = {0, 0, 0};
   const auto given = table.get();
-  CHECK(forward(s.layer, s.p, {.table = &given}) == std::vector<float>(s.p.x.size(), 0.0f));
+  CHECK(forward(s.layer, s.p, {.table = given}) == std::vector<float>(s.p.x.size(), 0.0f));
 }
 TEST_CASE("a mask that allows nothing gives rows of zero") {
   Small s;
@@ -139,7 +139,7 @@ TEST_CASE("a given table replaces gate and router") {
   Small s;
   Table table = random_table(s.random, 3, 4, 5);
   const auto given = table.get();
-  const std::vector<float> y = forward(s.layer, s.p, {.table = &given}, 8);
+  const std::vector<float> y = forward(s.layer, s.p, {.table = given}, 8);
   for (int t = 0; t < 3; ++t)
     CHECK(first_outside(view(y, 37).row(t), run_token(s.p.layer, s.p.token(t), table.picks(t))) == -1);
 }
@@ -150,7 +150,7 @@ TEST_CASE("ids of a given table that are no experts add nothing") {
   table.at(1, 1).expert = 5;
   table.at(2, 0).expert = std::numeric_limits<int>::max();
   const auto given = table.get();
-  const std::vector<float> y = forward(s.layer, s.p, {.table = &given});
+  const std::vector<float> y = forward(s.layer, s.p, {.table = given});
   for (int t = 0; t < 3; ++t)
     CHECK(first_outside(view(y, 37).row(t), run_token(s.p.layer, s.p.token(t), table.picks(t))) == -1);
 }
@@ -160,7 +160,7 @@ TEST_CASE("a given table without counts is full") {
   const auto counted = table.get();
   auto uncounted = counted;
   uncounted.count = nullptr;
-  CHECK(bits(forward(s.layer, s.p, {.table = &uncounted})) == bits(forward(s.layer, s.p, {.table = &counted})));
+  CHECK(bits(forward(s.layer, s.p, {.table = uncounted})) == bits(forward(s.layer, s.p, {.table = counted})));
 }
 TEST_CASE("counts of a given table are cut to what a row holds") {
   Small s;
@@ -168,14 +168,14 @@ TEST_CASE("counts of a given table are cut to what a row holds") {
   table.count = {100, -3, 2};
   full.count = {2, 0, 2};
   const auto given = table.get(), meant = full.get();
-  CHECK(bits(forward(s.layer, s.p, {.table = &given})) == bits(forward(s.layer, s.p, {.table = &meant})));
+  CHECK(bits(forward(s.layer, s.p, {.table = given})) == bits(forward(s.layer, s.p, {.table = meant})));
 }
 TEST_CASE("a given table is not changed") {
   Small s;
   Table table = random_table(s.random, 3, 2, 5);
   const std::vector<oracle::Pick> before = table.picks(1);
   const auto given = table.get();
-  forward(s.layer, s.p, {.table = &given});
+  forward(s.layer, s.p, {.table = given});
   CHECK(table.picks(1)[0].expert == before[0].expert);
   CHECK(table.count == std::vector<int>{2, 2, 2});
 }
@@ -294,14 +294,14 @@ TEST_CASE("a table of another height is refused") {
   Small s;
   Table table(2, 2);
   const auto given = table.get();
-  s.call.table = &given;
+  s.call.table = given;
   CHECK_MESSAGE_OF(s, "rows of the table: expected 3, found 2");
 }
 TEST_CASE("a table without columns is refused") {
   Small s;
   Table table(3, 0);
   const auto given = table.get();
-  s.call.table = &given;
+  s.call.table = given;
   CHECK_MESSAGE_OF(s, "columns of the table: expected at least 1, found 0");
 }
 TEST_CASE("more slots than the router has are refused") {

@@ -140,7 +140,7 @@ TEST_CASE("router-weighted shared experts refuse a call that brings a table") {
                        moe::SharedExperts{block.shared.storage(), moe::RouterWeightedShared<TopK>{router}});
   Table table(tokens, 2);
   const moe::RoutingTable<> given = table.get();
-  CHECK(message_of([&] { forward(layer, block.routed, {.table = &given}); }) ==
+  CHECK(message_of([&] { forward(layer, block.routed, {.table = given}); }) ==
         "moe::RouterWeightedShared: the call: expected logits, by the gate or in the call, found a table");
 }
 TEST_CASE("constant experts mix the input with a learned vector") {
@@ -155,7 +155,7 @@ TEST_CASE("constant experts mix the input with a learned vector") {
     table.at(t, 1) = {5, 0.25f};
   }
   const moe::RoutingTable<> given = table.get();
-  const std::vector<float> y = forward(layer, block.routed, {.table = &given});
+  const std::vector<float> y = forward(layer, block.routed, {.table = given});
   for (int t = 0; t < tokens; ++t) {
     std::vector<Value> sum = run_token(block.routed.layer, block.routed.token(t), {{t % 5, {0.75}}});
     const Value a0 = sigmoid(minus(block.product(gate, 0, t), block.product(gate, 1, t)));

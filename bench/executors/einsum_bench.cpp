@@ -90,7 +90,7 @@ void layer(const char* format, int rounds, const moe::Cpu& cpu, int tokens, int 
   std::vector<float> y(x.size()), expected(x.size());
   std::vector<moe::Slot> slots = balanced_table(engine, tokens, experts);
   const moe::RoutingTable<> table{{slots.data(), tokens, 1}, nullptr};
-  moe::Call<> call{.x = {x.data(), tokens, hidden}, .y = {y.data(), tokens, hidden}, .table = &table};
+  moe::Call<> call{.x = {x.data(), tokens, hidden}, .y = {y.data(), tokens, hidden}, .table = table};
   const auto with_tables = [&] { tables.forward(call, ws); };
   const auto with_einsum = [&] { einsum.forward(call, ws); };
   with_tables();
@@ -127,15 +127,16 @@ void dispatch_and_combine(int rounds, const moe::Cpu& cpu, int tokens, int exper
     return frame;
   };
   moe::Buffer einsum_memory, table_memory;
-  moe::Frame<> e = carve(einsum, einsum_memory), t = carve(cpu, table_memory);
+  moe::EinsumFrame e = carve(einsum, einsum_memory);
+  moe::CpuFrame t = carve(cpu, table_memory);
   const auto with_einsum = [&] {
-    einsum.group(e);
+    moe::group_rows(einsum, e);
     einsum.take_rows(e, in);
     for (int expert = 0; expert < experts; ++expert) einsum.dispatch(e, expert, false);
     einsum.combine(e, in, Form{}, out, false);
   };
   const auto with_tables = [&] {
-    cpu.group(t);
+    moe::group_rows(cpu, t);
     for (int i = 0; i < tokens; ++i)
       std::memcpy(buffer.data() + i * hidden, in.row(t.dispatch.entry[i]).data(),
                   sizeof(float) * static_cast<std::size_t>(hidden));

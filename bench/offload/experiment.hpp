@@ -112,7 +112,7 @@ class Experiment {
       moe::RoutingTable<> table = routes(t).table(step, l);
       model.forward(l, {.x = input(step, l),
                         .y = {y + static_cast<std::size_t>(l) * layer_size(), setup_.rows, setup_.file->sizes().hidden},
-                        .table = &table});
+                        .table = table});
       if (t.plan && l + 1 == setup_.layers && step + 1 < guesses->steps()) {  // batches are planned while others run
         model.plan(path(*guesses, step + 1));
         planned_ = step + 1;
@@ -125,7 +125,7 @@ class Experiment {
     const int of_step = step + layer / setup_.layers, l = layer % setup_.layers;
     if (of_step >= guesses.steps()) return 1;
     moe::RoutingTable<> table = guesses.table(of_step, l);
-    return model.prefetch(l, {.x = input(of_step, l), .table = &table});
+    return model.prefetch(l, {.x = input(of_step, l), .table = table});
   }
   std::vector<moe::PlannedExpert> path(Routes& guesses, int step) {
     std::vector<moe::PlannedExpert> uses;

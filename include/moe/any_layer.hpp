@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include <moe/frame.hpp>
+#include <moe/layer/observer.hpp>
 
 namespace moe {
 

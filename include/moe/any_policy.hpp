@@ -91,8 +91,8 @@ class AnyGate {
     return std::visit([](const auto& g) { return moe::state_columns(g); }, gate_);
   }
   template <class X, class M>
-  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
-    std::visit([&](const auto& g) { g.logits(executor, f, in, out); }, gate_);
+  void logits(const X& executor, Frame<M>& f, const GateCall<M>& call) const {
+    std::visit([&](const auto& g) { g.logits(executor, f, call); }, gate_);
   }
 
  private:

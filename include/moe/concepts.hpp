@@ -7,6 +7,7 @@
 #include <concepts>
 #include <span>
 
+#include <moe/executor_hooks.hpp>
 #include <moe/expert.hpp>
 #include <moe/formats.hpp>
 #include <moe/frame.hpp>
@@ -41,40 +42,35 @@ concept ExpertStorage = ResidentStorage<S> || LeasingStorage<S>;
 
 // ---- Executor, gate, shared experts
 
-/// Where a set of refs stands among those of one call.
-struct Part {
-  bool first = true, last = true, refs_on_host = true;
-};
-
+/// What a call needs of an executor whatever it computes. `carve` measures where arenas have no memory; what it returns,
+/// a Frame or a type derived from it, is the executor's own. `rows` and `linear` work with any frame of the memory, of
+/// which they may use the queue. Hooks: executor_hooks.hpp.
 template <class X>
 concept ExecutorCore = std::movable<X> && MemorySpace<typename X::memory> &&
     requires(const X x, Arena& main, Arena& staging, Dims d, IdMap ids, Frame<typename X::memory>& f,
-             View<const float, typename X::memory> in, View<float, typename X::memory> out, const float* bias, void (*row)(int)) {
+             View<const float, typename X::memory> in, View<float, typename X::memory> out, const float* bias) {
       typename X::layout;
-      { x.carve(main, staging, d, ids) } -> std::same_as<Frame<typename X::memory>>;
-      x.rows(f, 1, row);
+      { x.carve(main, staging, d, ids) } -> std::derived_from<Frame<typename X::memory>>;
+      x.rows(f, 1, detail::AnyRow{});
       x.linear(f, in, in, bias, out);
-      x.group(f);
-      { x.needs(f) } -> std::same_as<std::span<ExpertNeed>>;
-    };
+    } && (std::same_as<typename X::memory, host_memory> || GroupsRows<X>);
 template <class X, class S, class Form>
 concept ExecutorFor = ExecutorCore<X> && std::same_as<typename X::memory, typename S::memory> &&
     std::same_as<typename X::layout, typename S::layout> &&
-    requires(const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
-             View<float, typename X::memory> y, Row<const ExpertRef> refs, const ExpertShape s, const Form form, Part part) {
-      x.experts(f, in, refs, typename S::formats{}, s, form, part);
+    requires(const X x, frame_of<X>& f, View<const float, typename X::memory> in, View<float, typename X::memory> y,
+             Row<const ExpertRef> refs, const ExpertShape s, const Form form, WavePosition position) {
+      x.experts(f, in, refs, typename S::formats{}, s, form, position);
       x.combine(f, in, form, y, bool{});
     };
 
 /// Turns inputs into logits, said in the executor's `linear` and `rows`: no executor knows a gate.
-/// Hooks: `int scratch_columns() const noexcept`, floats per row of Frame::gate_scratch that it works in;
+/// Hooks: `int scratch_columns() const noexcept`, floats per row of GateCall::scratch that it works in;
 /// `int state_columns() const noexcept`, width of the router state that calls hand from layer to layer.
 template <class G, class X>
-concept Gate = requires(const G g, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
-                        View<float, typename X::memory> out) {
+concept Gate = requires(const G g, const X x, Frame<typename X::memory>& f, const GateCall<typename X::memory> call) {
   { g.outputs() } noexcept -> std::same_as<int>;
   { g.inputs() } noexcept -> std::same_as<int>;
-  g.logits(x, f, in, out);
+  g.logits(x, f, call);
 };
 
 /// Latent experts: enter maps [T, outer_width] to [T, width], leave maps back.
@@ -89,29 +85,12 @@ concept Envelope = std::same_as<E, NoEnvelope> ||
     };
 
 template <class F>
-concept Form = Activation<typename F::activation> && requires(const F f) {
-  { f.act } -> std::convertible_to<typename F::activation>;
-  { f.weight_on } -> std::convertible_to<WeightOn>;
-  f.envelope;
-};
-// Hooks of a form: its members output_scale, expert_norm_eps and output, as ExpertForm has them.
+inline constexpr bool is_expert_form = false;
+template <class A, class Env, class Output>
+inline constexpr bool is_expert_form<ExpertForm<A, Env, Output>> = true;
+/// How experts compute: an ExpertForm of some activation, envelope and output step.
 template <class F>
-constexpr float output_scale([[maybe_unused]] const F& form) {
-  if constexpr (requires { form.output_scale; }) return form.output_scale;
-  else return 1;
-}
-template <class F>
-constexpr float expert_norm_eps([[maybe_unused]] const F& form) {
-  if constexpr (requires { form.expert_norm_eps; }) return form.expert_norm_eps;
-  else return 0;
-}
-template <class F>
-constexpr decltype(auto) output_step([[maybe_unused]] const F& form) {
-  if constexpr (requires { form.output; }) return (form.output);
-  else return PlainOutput{};
-}
-template <class F>
-using OutputStepOf = std::remove_cvref_t<decltype(output_step(std::declval<const F&>()))>;
+concept Form = is_expert_form<F> && Activation<typename F::activation>;
 
 /// The last step of the layer, on its whole output y [T,H]: `void finish(const X&, Frame&, View<float>) const`.
 template <class O, class X>

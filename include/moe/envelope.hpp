@@ -29,17 +29,6 @@ struct Latent {
   }
 };
 
-namespace detail {
-template <class M>
-struct AddBias {
-  View<float, M> rows;
-  const float* bias;
-  MOE_HD void operator()(int t) const noexcept {
-    for (int i = 0; i < rows.cols; ++i) rows.row(t)[i] += bias[i];
-  }
-};
-}  // namespace detail
-
 /// y += bias [H] (JetMoE).
 struct OutputBias {
   const float* bias = nullptr;

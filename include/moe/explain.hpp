@@ -31,16 +31,12 @@ struct explain_activation {
                 "moe::Activation: needs `float operator()(float gate, float up) const noexcept` (docs/policies.md#activation)");
 };
 
-template <class F, bool HasActivation = requires { typename F::activation; }>
-struct explain_form {
-  static_assert(HasActivation, "moe::Form: use moe::ExpertForm<Activation>; it needs `using activation` (docs/policies.md#form)");
-};
 template <class F>
-struct explain_form<F, true> {
-  static_assert(sizeof(explain_activation<typename F::activation>) > 0);
-  static_assert(!Activation<typename F::activation> || Form<F>,
-                "moe::Form: needs members `activation act`, `WeightOn weight_on` and `envelope` (docs/policies.md#form)");
+struct explain_form {
+  static_assert(is_expert_form<F>, "moe::Form: use moe::ExpertForm<Activation, Envelope, Output> (docs/policies.md#form)");
 };
+template <class A, class Env, class Output>
+struct explain_form<ExpertForm<A, Env, Output>> : explain_activation<A> {};
 
 template <class R>
 struct explain_router_sizes {
@@ -149,7 +145,8 @@ struct explain_executor {
   static_assert(requires { typename X::layout; },
                 "moe::Executor: needs `using layout`, e.g. moe::PanelLayout (docs/policies.md#executor)");
   static_assert(!requires { typename X::memory; typename X::layout; } || ExecutorCore<X>,
-                "moe::Executor: needs carve, rows, linear, group and needs with the signatures of docs/policies.md#executor");
+                "moe::Executor: needs carve, rows and linear (off the host also group and needs) with the signatures of "
+                "docs/policies.md#executor");
 };
 
 template <class X, class S, class F>
@@ -161,7 +158,7 @@ struct explain_pair {
                 "(docs/policies.md#storage)");
   static_assert(!(std::same_as<typename X::memory, typename S::memory> && std::same_as<typename X::layout, typename S::layout>) ||
                     ExecutorFor<X, S, F>,
-                "moe::Executor: needs `experts(frame, in, refs, formats, shape, form, part) const` and "
+                "moe::Executor: needs `experts(frame, in, refs, formats, shape, form, position) const` and "
                 "`combine(frame, in, form, y, add) const` (docs/policies.md#executor)");
 };
 
@@ -169,7 +166,7 @@ template <class G, class X>
 struct explain_gate {
   static_assert(Gate<G, X>,
                 "moe::Gate: needs `int outputs() const noexcept`, `int inputs() const noexcept` and "
-                "`void logits(const X&, Frame&, View<const float>, View<float>) const`; a gate on another memory than the "
+                "`void logits(const X&, Frame<M>&, const GateCall<M>&) const`; a gate on another memory than the "
                 "executor's does not fit (docs/policies.md#gate)");
 };
 /// What looks at the whole batch needs an executor that sees it.
@@ -186,7 +183,7 @@ struct explain_envelope {
   static_assert(Envelope<decltype(F::envelope), X>,
                 "moe::Envelope: needs `int width() const noexcept`, `int outer_width() const noexcept`, `enter` and `leave` "
                 "(docs/policies.md#envelope)");
-  static_assert(OutputStep<OutputStepOf<F>, X>,
+  static_assert(OutputStep<decltype(F::output), X>,
                 "moe::Form: `output` needs `void finish(const X&, Frame&, View<float> y) const` (docs/policies.md#form)");
 };
 template <class S, class X>
@@ -204,6 +201,13 @@ struct explain_uses {
                 "moe::MoELayer: this router looks at residency; the storage needs `void residency(std::uint32_t* bits) const` "
                 "(docs/policies.md#storage)");
 };
+/// Storages know their own rank's experts only.
+template <class R, class X>
+struct explain_ranks {
+  static_assert(!contains(uses_of<R>(), Uses::residency) || !SendsRows<X>,
+                "moe::MoELayer: this router looks at residency, but the executor sends rows to other ranks, whose storages "
+                "it cannot see (docs/policies.md#router)");
+};
 
 template <bool, template <class...> class Explain, class... T>
 struct explain_if {};
@@ -216,7 +220,7 @@ template <class R, class S, class X, class F, class G, class Sh>
 inline constexpr bool sound = [] {
   if constexpr (sound_parts<R, S, X, F>) {
     if constexpr (ExecutorFor<X, S, F>)
-      return Gate<G, X> && Shared<Sh, X> && Envelope<decltype(F::envelope), X> && OutputStep<OutputStepOf<F>, X>;
+      return Gate<G, X> && Shared<Sh, X> && Envelope<decltype(F::envelope), X> && OutputStep<decltype(F::output), X>;
   }
   return false;
 }();
@@ -228,6 +232,7 @@ struct explain {
                 sizeof(explain_form<F>) > 0);
   static_assert(sizeof(explain_if<sound_parts<R, S, X, F>, explain_pair, X, S, F>) > 0);
   static_assert(sizeof(explain_if<ExecutorCore<X> && sound_router<R>(), explain_batch, R, X>) > 0);
+  static_assert(sizeof(explain_if<ExecutorCore<X> && Router<R>, explain_ranks, R, X>) > 0);
   static_assert(sizeof(explain_if<ExecutorCore<X>, explain_gate, G, X>) > 0);
   static_assert(sizeof(explain_if<ExecutorCore<X>, explain_shared, Sh, X>) > 0);
   static_assert(sizeof(explain_if<ExecutorCore<X> && Form<F>, explain_envelope, F, X>) > 0);

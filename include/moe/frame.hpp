@@ -57,26 +57,35 @@ struct Dims {
   int tokens = 0, hidden = 0, ffn = 0, logits = 0, experts = 0, slots = 0;
 };
 
-/// What one call works on; all of it inside the caller's workspace.
+/// What the layer, its policies and every executor know of one call; all of it inside the caller's workspace. An executor
+/// that works in more derives its own frame: what `carve` returns.
 template <class M = host_memory>
 struct Frame {
   Dims dims;
   IdMap ids;
   int first_token = 0;  // where these rows begin in a call that was cut into chunks
+  bool more = false;    // in: the call has rows after these; after `send`: some rank's call has
   typename M::queue* queue = nullptr;
-  View<float, M> logits;  // [T,L], of the gate
-  RoutingTable<M> table;  // [T,K]
+  View<float, M> logits;                // [T,L], of the gate
+  View<const float, M> routing_logits;  // [T,L], what the router saw: the gate's, or the call's
+  RoutingTable<M> table;                // [T,K]
   Dispatch<M> dispatch;
-  View<float, M> mid, partial;           // [T*K, F], [T*K, H], by entry
-  View<const float, M> routing_logits;   // what the router saw: the gate's, or the call's
-  View<float, M> gate_scratch;           // [T, columns that the gate asks for]
-  View<const float, M> router_state_in;  // of the call
-  View<float, M> router_state_out;
-  void* scratch = nullptr;      // the executor's own
+  View<float, M> partial;       // [T*K,H], each choice's output, by entry; empty where an executor never writes it
   ExpertNeed* needs = nullptr;  // [E], staging
 };
 
-/// The part of a frame that every executor has: logits, both tables, needs. Executors add what they compute in.
+/// What a gate computes and works in.
+template <class M = host_memory>
+struct GateCall {
+  View<const float, M> in;        // [T,H']
+  View<float, M> logits;          // [T,L], the result
+  View<float, M> scratch{};       // [T, columns that the gate asks for]
+  View<const float, M> state_in{};  // [T,R] of the layer before; none: zero
+  View<float, M> state_out{};       // [T,R] for the layer after; none: not wanted
+};
+
+/// The part of a frame that every executor has: logits, both tables, needs. Executors add what they compute in, also
+/// those that only pass rows on to another.
 template <class M>
 Frame<M> carve_tables(Arena& main, Arena& staging, const Dims& d, IdMap ids) {
   const auto count = [](int n) { return static_cast<std::size_t>(n); };
@@ -95,20 +104,38 @@ Frame<M> carve_tables(Arena& main, Arena& staging, const Dims& d, IdMap ids) {
 /// Arguments of one forward. Only `x` and `y` are mandatory; they must not overlap.
 template <class M = host_memory>
 struct Call {
-  View<const float, M> x{};                // [T,H] what the experts see
-  View<float, M> y{};                      // [T,H] result, overwritten
-  View<const float, M> x_router{};         // [T,H'] what the gate sees, if not x
-  View<const float, M> logits{};           // [T,L] instead of the gate
-  const RoutingTable<M>* table = nullptr;  // [T,K] instead of gate and router
+  View<const float, M> x{};         // [T,H] what the experts see
+  View<float, M> y{};               // [T,H] result, overwritten
+  View<const float, M> x_router{};  // [T,H'] what the gate sees, if not x
+  View<const float, M> logits{};    // [T,L] instead of the gate
+  RoutingTable<M> table{};          // [T,K] instead of gate and router; read only
   RouteContext<M> context{};
   int max_slots = 0;                       // slots per token in this call; 0: the router's own
   View<const float, M> router_state_in{};  // [T,R] of the layer before, for gates that carry a state; none: zero
   View<float, M> router_state_out{};       // [T,R] for the layer after
-};
 
-/// Callbacks of one call, an argument of `forward`: any subset of
-/// logits(View<const float, M>), routed(const Frame<M>&), wave(Row<const ExpertRef>), done(const Frame<M>&), each
-/// const.
-struct NoObserver {};
+  bool brings_table() const noexcept { return table.slots.data != nullptr || table.slots.cols != 0; }
+  bool brings_logits() const noexcept { return logits.data != nullptr || logits.cols != 0; }
+  /// What the gate sees.
+  const View<const float, M>& router_input() const noexcept {
+    return x_router.data != nullptr || x_router.cols != 0 ? x_router : x;
+  }
+  /// The call for `n` of its rows, from `first` on; they keep their numbers (context.first_row).
+  Call slice(int first, int n) const noexcept {
+    Call c = *this;
+    const auto cut = [&](auto& rows) {
+      if (rows.data != nullptr) rows = rows.slice(first, n);
+    };
+    cut(c.x);
+    cut(c.y);
+    cut(c.x_router);
+    cut(c.logits);
+    cut(c.router_state_in);
+    cut(c.router_state_out);
+    if (table.slots.data != nullptr) c.table = table.slice(first, n);
+    c.context = context.slice(first);
+    return c;
+  }
+};
 
 }  // namespace moe

@@ -3,65 +3,12 @@
 
 #include <cmath>
 
-#include <moe/activations.hpp>
 #include <moe/concepts.hpp>
+#include <moe/layer/rows.hpp>
 
 namespace moe {
 
 namespace detail {
-
-/// out = gain * in / rms(in), times a constant (Zhang & Sennrich 2019); no gain: 1. `out` may be `in`.
-template <class M>
-struct NormaliseRow {
-  View<const float, M> in;
-  View<float, M> out;
-  const float* gain;
-  float epsilon, scale;
-  MOE_HD void operator()(int t) const noexcept {
-    const Row<const float> x = in.row(t);
-    const float inverse = scale / root_mean_square(x, epsilon);
-    for (int i = 0; i < x.size(); ++i) out.row(t)[i] = x[i] * inverse * (gain != nullptr ? gain[i] : 1.0f);
-  }
-};
-
-/// out += in * gain, by column; no gain: 1.
-template <class M>
-struct AddScaledRow {
-  View<const float, M> in;
-  View<float, M> out;
-  const float* gain;
-  MOE_HD void operator()(int t) const noexcept {
-    for (int i = 0; i < out.cols; ++i)
-      out.row(t)[i] = fma(in.row(t)[i], gain != nullptr ? gain[i] : 1.0f, out.row(t)[i]);
-  }
-};
-
-template <class M>
-struct CopyFloats {
-  View<const float, M> in;
-  View<float, M> out;
-  MOE_HD void operator()(int t) const noexcept {
-    for (int i = 0; i < out.cols; ++i) out.row(t)[i] = in.row(t)[i];
-  }
-};
-
-template <class M>
-struct GeluOfRow {
-  View<float, M> rows;
-  MOE_HD void operator()(int t) const noexcept {
-    for (float& x : rows.row(t)) x = gelu(x);
-  }
-};
-
-/// Rounds to the numbers of a narrower type.
-template <class M>
-struct RoundRow {
-  View<float, M> rows;
-  ElementType type;
-  MOE_HD void operator()(int t) const noexcept {
-    for (float& x : rows.row(t)) x = type == ElementType::bfloat16 ? float(bf16(x)) : float(f16(x));
-  }
-};
 
 template <class M>
 View<float, M> columns(View<float, M> v, int first, int count) {
@@ -85,9 +32,10 @@ class Linear {
   const float* bias() const noexcept { return bias_; }
 
   template <class X>
-  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
-    executor.linear(f, in, weight_, bias_, out);
-    if (rounded_to_ != ElementType::float32) executor.rows(f, out.rows, detail::RoundRow<M>{out, rounded_to_});
+  void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
+    executor.linear(f, c.in, weight_, bias_, c.logits);
+    if (rounded_to_ != ElementType::float32)
+      executor.rows(f, c.logits.rows, detail::RoundRow<M>{c.logits, rounded_to_});
   }
 
  private:
@@ -114,10 +62,10 @@ class NormalisedLinear {
   int scratch_columns() const noexcept { return weight_.cols; }
 
   template <class X>
-  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
-    const float scale = 1 / std::sqrt(static_cast<float>(in.cols));
-    executor.rows(f, in.rows, detail::NormaliseRow<M>{in, f.gate_scratch, gain_, epsilon_, scale});
-    executor.linear(f, f.gate_scratch, weight_, nullptr, out);
+  void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
+    const float scale = 1 / std::sqrt(static_cast<float>(c.in.cols));
+    executor.rows(f, c.in.rows, detail::NormaliseRow<M>{c.in, c.scratch, gain_, epsilon_, scale});
+    executor.linear(f, c.scratch, weight_, nullptr, c.logits);
   }
 
  private:
@@ -156,20 +104,19 @@ class CarriedMlp {
   int scratch_columns() const noexcept { return 2 * state_columns(); }
 
   template <class X>
-  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
-    const int width = state_columns(), rows = in.rows;
-    const View<float, M> state = detail::columns(f.gate_scratch, 0, width);
-    const View<float, M> hidden = detail::columns(f.gate_scratch, width, width);
-    executor.linear(f, in, w_.enter, w_.enter_bias, state);
-    if (f.router_state_in.data != nullptr)
-      executor.rows(f, rows, detail::AddScaledRow<M>{f.router_state_in, state, w_.carried});
-    if (f.router_state_out.data != nullptr) executor.rows(f, rows, detail::CopyFloats<M>{state, f.router_state_out});
+  void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
+    const int width = state_columns(), rows = c.in.rows;
+    const View<float, M> state = detail::columns(c.scratch, 0, width);
+    const View<float, M> hidden = detail::columns(c.scratch, width, width);
+    executor.linear(f, c.in, w_.enter, w_.enter_bias, state);
+    if (c.state_in.data != nullptr) executor.rows(f, rows, detail::AddScaledRow<M>{c.state_in, state, w_.carried});
+    if (c.state_out.data != nullptr) executor.rows(f, rows, detail::CopyFloats<M>{state, c.state_out});
     executor.rows(f, rows, detail::NormaliseRow<M>{state, hidden, w_.norm, w_.norm_eps, 1.0f});
     executor.linear(f, hidden, w_.first, w_.first_bias, state);
     executor.rows(f, rows, detail::GeluOfRow<M>{state});
     executor.linear(f, state, w_.second, w_.second_bias, hidden);
     executor.rows(f, rows, detail::GeluOfRow<M>{hidden});
-    executor.linear(f, hidden, w_.leave, nullptr, out);
+    executor.linear(f, hidden, w_.leave, nullptr, c.logits);
   }
 
  private:
@@ -191,13 +138,13 @@ class ResidualLinear {
   int scratch_columns() const noexcept { return weight_.rows; }
 
   template <class X>
-  void logits(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> out) const {
-    executor.linear(f, in, weight_, nullptr, out);
-    if (f.router_state_in.data != nullptr) {
-      executor.linear(f, f.router_state_in, residual_, nullptr, f.gate_scratch);
-      executor.rows(f, in.rows, detail::AddScaledRow<M>{f.gate_scratch, out, nullptr});
+  void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
+    executor.linear(f, c.in, weight_, nullptr, c.logits);
+    if (c.state_in.data != nullptr) {
+      executor.linear(f, c.state_in, residual_, nullptr, c.scratch);
+      executor.rows(f, c.in.rows, detail::AddScaledRow<M>{c.scratch, c.logits, nullptr});
     }
-    if (f.router_state_out.data != nullptr) executor.rows(f, in.rows, detail::CopyFloats<M>{out, f.router_state_out});
+    if (c.state_out.data != nullptr) executor.rows(f, c.in.rows, detail::CopyFloats<M>{c.logits, c.state_out});
   }
 
  private:
@@ -210,8 +157,8 @@ ResidualLinear(View<T, M>, View<U, M>) -> ResidualLinear<M>;
 struct NoGate {
   static constexpr int outputs() noexcept { return 0; }
   static constexpr int inputs() noexcept { return 0; }
-  template <class X, class F, class In, class Out>
-  static void logits(const X&, F&, In, Out) {}
+  template <class X, class M>
+  static void logits(const X&, Frame<M>&, const GateCall<M>&) {}
 };
 
 /// Floats per row that a gate works in.

@@ -103,13 +103,15 @@ namespace detail {
 template <class Storage, class W>
 class AbandonGuard {
  public:
-  AbandonGuard(const Storage& storage, const std::span<ExpertNeed>& rest, W& wave)
-      : storage_(storage), rest_(rest), wave_(wave) {}
+  using Queue = typename Storage::memory::queue;
+  AbandonGuard(const Storage& storage, const std::span<ExpertNeed>& rest, W& wave, Queue& queue)
+      : storage_(storage), rest_(rest), wave_(wave), queue_(queue) {}
   AbandonGuard(const AbandonGuard&) = delete;
   AbandonGuard& operator=(const AbandonGuard&) = delete;
   ~AbandonGuard() {
-    if constexpr (requires { storage_.abandon(rest_, wave_); })
-      if (!served_) storage_.abandon(rest_, wave_);
+    if (served_) return;
+    wave_.release(queue_);  // what was queued before the failure may still read what was lent
+    if constexpr (requires { storage_.abandon(rest_, wave_); }) storage_.abandon(rest_, wave_);
   }
   void served() noexcept { served_ = true; }
 
@@ -117,6 +119,7 @@ class AbandonGuard {
   const Storage& storage_;
   const std::span<ExpertNeed>& rest_;
   W& wave_;
+  Queue& queue_;
   bool served_ = false;
 };
 }  // namespace detail

@@ -13,8 +13,9 @@
 #include <moe/layout.hpp>
 #include <moe/routing.hpp>
 #include <moe/scores.hpp>
-#include <moe/frame.hpp>
 #include <moe/router_hooks.hpp>
+#include <moe/frame.hpp>
+#include <moe/executor_hooks.hpp>
 #include <moe/lending.hpp>
 #include <moe/concepts.hpp>
 #include <moe/gate.hpp>

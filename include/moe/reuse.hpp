@@ -69,7 +69,7 @@ class ReuseOutputs {
 
   /// As the layer's own; throws what it throws, and then remembers nothing of the rows it was computing.
   void forward(const Call<>& call, Workspace<>& ws) {
-    const bool more_inputs = call.x_router.data != nullptr || call.logits.data != nullptr || call.table != nullptr ||
+    const bool more_inputs = call.x_router.data != nullptr || call.logits.data != nullptr || call.brings_table() ||
                              call.router_state_in.data != nullptr || call.router_state_out.data != nullptr;
     if (more_inputs || call.x.cols != hidden_ || call.y.rows != call.x.rows) return layer_.forward(call, ws);
     int pending = 0;

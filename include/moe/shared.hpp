@@ -11,47 +11,6 @@ namespace moe {
 
 namespace detail {
 
-/// Shared expert s in slot s, with the weight that `weight(t, s)` gives.
-template <class Weight, class M>
-struct FillShared {
-  RoutingTable<M> table;
-  Weight weight;
-  MOE_HD void operator()(int t) const noexcept {
-    for (int s = 0; s < table.slots.cols; ++s) table.slots.row(t)[s] = {s, weight(t, s)};
-    table.count[t] = table.slots.cols;
-  }
-};
-struct SameWeight {
-  float weight;
-  MOE_HD float operator()(int, int) const noexcept { return weight; }
-};
-/// sigmoid of column s, or of the only one.
-template <class M>
-struct SigmoidWeight {
-  View<const float, M> logits;
-  MOE_HD float operator()(int t, int s) const noexcept { return sigmoid(logits.row(t)[logits.cols > 1 ? s : 0]); }
-};
-/// softmax over two columns.
-template <class M>
-struct MixWeight {
-  View<const float, M> logits;
-  int column;
-  MOE_HD float operator()(int t, int) const noexcept {
-    const Row<const float> l = logits.row(t);
-    return sigmoid(l[column] - l[1 - column]);
-  }
-};
-/// Multiplies the weights of row t by `factor(t, 0)`.
-template <class Factor, class M>
-struct ScaleRow {
-  RoutingTable<M> table;
-  Factor factor;
-  MOE_HD void operator()(int t) const noexcept {
-    const float scale = factor(t, 0);
-    for (int k = 0; k < table.size(t); ++k) table.slots.row(t)[k].weight *= scale;
-  }
-};
-
 template <class X, class M, class Weight>
 void fill_shared(const X& executor, Frame<M>& f, const Weight& weight) {
   executor.rows(f, f.dims.tokens, FillShared<Weight, M>{f.table, weight});

@@ -70,9 +70,9 @@ class SoftMoE {
 
     executor.rows(frame, x.cols, [&](int i) { transpose(x, i, m.x_columns.row(i)); });
     executor.linear(frame, m.dispatch, m.x_columns, nullptr, m.in);
-    // The table is const to the layer, which copies it.
+    // The layer only reads the table.
     const RoutingTable<host_memory> table{{const_cast<Slot*>(table_.data()), slots_, 1}, nullptr};
-    layer_.forward(Call<host_memory>{.x = m.in, .y = m.out, .table = &table}, ws.layer_);
+    layer_.forward(Call<host_memory>{.x = m.in, .y = m.out, .table = table}, ws.layer_);
     executor.rows(frame, x.cols, [&](int i) { transpose(m.out, i, m.out_columns.row(i)); });
     executor.linear(frame, m.combine, m.out_columns, nullptr, y);
   }

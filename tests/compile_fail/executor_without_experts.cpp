@@ -1,4 +1,4 @@
-// expect: moe::Executor: needs `experts(frame, in, refs, formats, shape, form, part) const` and
+// expect: moe::Executor: needs `experts(frame, in, refs, formats, shape, form, position) const` and
 #include "parts.hpp"
 
 struct Mine : parts::Names,

@@ -1,4 +1,4 @@
-// expect: moe::Executor: needs carve, rows, linear, group and needs
+// expect: moe::Executor: needs carve, rows and linear
 #include "parts.hpp"
 
 struct Mine : parts::Names,

@@ -49,13 +49,11 @@ struct Steps {
   template <class F>
   void rows(moe::Frame<>&, int, const F&) const {}
   void linear(moe::Frame<>&, moe::View<const float>, moe::View<const float>, const float*, moe::View<float>) const {}
-  void group(moe::Frame<>&) const {}
-  std::span<moe::ExpertNeed> needs(moe::Frame<>&) const { return {}; }
 };
 struct Experts {
   template <class Formats, class Form>
   void experts(moe::Frame<>&, moe::View<const float>, moe::Row<const moe::ExpertRef>, Formats, moe::ExpertShape,
-               const Form&, moe::Part) const {}
+               const Form&, moe::WavePosition) const {}
 };
 struct Combine {
   template <class Form>

@@ -1,6 +1,6 @@
 # cmake -DINCLUDE=... -P order.cmake: fails on any #include that points to the left of the order in docs/design.md:
-#   models > {layer, any_layer, prefetch, routers, storage, executors, predictors, offline} > explain > gate > concepts > frame > routing > layout > expert
-#   > formats > activations > math > tensor > error > config                  executors > cpu > routing > ...
+#   models > {layer, any_layer, prefetch, routers, storage, executors, predictors, offline} > the spine below, last to
+#   first                  executors > cpu > routing > ...
 # Policies include neither the layer nor each other, but for the tools that storages share.
 
 cmake_policy(VERSION 3.25)
@@ -12,7 +12,7 @@ function(allow files includes)
 endfunction()
 
 set(spine "none")
-foreach(header IN ITEMS config error tensor math activations formats expert layout routing router_hooks scores frame lending concepts gate shared envelope any_policy explain)
+foreach(header IN ITEMS config error tensor math activations formats expert layout routing router_hooks scores layer/rows frame layer/observer executor_hooks lending concepts gate shared envelope any_policy layer/form_steps explain layer/call_checks layer/parts)
   allow("${header}[.]hpp" "(${spine})[.]hpp")
   string(APPEND spine "|${header}")
   if(header STREQUAL "routing")

@@ -31,7 +31,7 @@ class Bench {
       frame.table.count[t] = table.count[static_cast<std::size_t>(t)];
       for (int k = 0; k < frame.dims.slots; ++k) frame.table.slots.row(t)[k] = table.at(t, k);
     }
-    executor_.group(frame);
+    moe::group_rows(executor_, frame);
   }
   template <class Format, class Form>
   void experts(const Problem<Format>& p, Row<const ExpertRef> refs, const Form& form) {
@@ -43,7 +43,7 @@ class Bench {
     executor_.combine(frame, p.x_view(), form, moe::View<float>(y.data(), p.setup.tokens, p.setup.hidden), false);
     return y;
   }
-  moe::Frame<> frame;
+  moe::frame_of<X> frame;
 
  private:
   static moe::WorkspaceSize measure(const X& executor, moe::Dims dims, IdMap ids) {

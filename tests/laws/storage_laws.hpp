@@ -30,7 +30,7 @@ void lend_all(const Storage& storage, const std::vector<moe::ExpertId>& wanted, 
     moe::Wave<Pin> wave{refs.data(), reinterpret_cast<Pin*>(pins.data())};
     moe::host_queue queue;
     std::span<moe::ExpertNeed> todo = needs;
-    moe::detail::AbandonGuard guard{storage, todo, wave};
+    moe::detail::AbandonGuard guard{storage, todo, wave, queue};
     do {
       todo = storage.acquire(todo, wave, queue);
       CHECK((!wave.empty() || todo.empty()));

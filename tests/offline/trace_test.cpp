@@ -148,7 +148,7 @@ TEST_CASE("identities and dropped choices are not in the trace") {
   moe::RoutingTrace trace(1, setup.experts);
   moe::Call<> call;
   const moe::RoutingTable<> given = table.get();
-  call.table = &given;
+  call.table = given;
   forward(layer, p, call, 4, moe::TraceObserver{.trace = &trace, .norms = true});
   REQUIRE(trace.records().size() == 11);
   for (int t = 0; t < setup.tokens; ++t) {

@@ -14,7 +14,7 @@ TEST_CASE("guesses are the weights times the rows plus the bias, as the gate of 
   const moe::View<const float> guess = gate.guess(moe::Cpu{.threads = 1}, view(last, 37));
   std::vector<float> linear(15);
   moe::Frame<> f;
-  gate.linear().logits(moe::Cpu{.threads = 1}, f, view(last, 37), view(linear, 5));
+  gate.linear().logits(moe::Cpu{.threads = 1}, f, moe::GateCall<>{view(last, 37), view(linear, 5)});
   for (int s = 0; s < 3; ++s)
     for (int e = 0; e < 5; ++e) {
       double expected = static_cast<double>(bias[static_cast<std::size_t>(e)]), size = std::fabs(expected);

@@ -3,13 +3,18 @@
 
 #include <cstring>
 #include <memory>
-#include <span>
 
 #include <moe/concepts.hpp>
 #include <moe/cpu/targets.hpp>
 #include <moe/cpu/threads.hpp>
 
 namespace moe {
+
+/// The frame of CpuExecutor.
+struct CpuFrame : Frame<host_memory> {
+  View<float> intermediate;  // [T*K,F], the activations, by entry
+  Row<int> active;           // [E], room for a wave's experts
+};
 
 /// Computes experts on the host with the best instruction set of the machine, chosen when the program runs.
 ///
@@ -24,13 +29,14 @@ struct CpuExecutor {
   Isa isa = cpu::best_isa();
   std::shared_ptr<Pool> pool = std::make_shared<Pool>(threads);
 
-  Frame<memory> carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
+  CpuFrame carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
     if (!cpu::supports(isa))
       raise(Error("moe::Cpu", "instruction set", "one that this machine has", std::string(isa_name(isa))));
-    Frame<memory> f = carve_tables<memory>(main, staging, d, ids);
-    f.mid = padded_rows(main, d.tokens * d.slots, d.ffn);
+    CpuFrame f;
+    static_cast<Frame<memory>&>(f) = carve_tables<memory>(main, staging, d, ids);
+    f.intermediate = padded_rows(main, d.tokens * d.slots, d.ffn);
     f.partial = padded_rows(main, d.tokens * d.slots, d.hidden);
-    f.scratch = main.template take<int>(static_cast<std::size_t>(d.experts));
+    f.active = {main.template take<int>(static_cast<std::size_t>(d.experts)), d.experts};
     return f;
   }
 
@@ -64,13 +70,10 @@ struct CpuExecutor {
     });
   }
 
-  void group(Frame<memory>& f) const { group_by_expert(f.table, f.ids, f.dispatch); }
-  std::span<ExpertNeed> needs(Frame<memory>& f) const { return collect_needs(f.table, f.ids, f.dispatch, f.needs); }
-
   /// Writes the partial rows of every entry of these experts: one grouped product per projection.
   template <class... F, class Form>
-  void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
-               const ExpertShape& s, const Form& form, Part) const {
+  void experts(CpuFrame& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
+               const ExpertShape& s, const Form& form, WavePosition) const {
     const Row<const int> active = with_rows(f, refs);
     for_each_share(active.size(), pieces(s.ffn, PanelLayout::width), [&](int i, int first, int count) {
       const ExpertRef& ref = refs[active[i]];
@@ -85,7 +88,7 @@ struct CpuExecutor {
 
   /// y = [y +] sum over slots, in slot order, of weight * partial row; identities add weight * x.
   template <class Form>
-  void combine(Frame<memory>& f, View<const float> in, const Form& form, View<float> y, bool add) const {
+  void combine(CpuFrame& f, View<const float> in, const Form& form, View<float> y, bool add) const {
     const cpu::CombineKernel kernel = cpu::combine_kernel(isa);
     rows(f, f.dims.tokens, [&](int t) {
       kernel({.slots = f.table.slots.row(t).data(),
@@ -109,19 +112,18 @@ struct CpuExecutor {
   }
 
   /// Indices into refs of experts that have work; rows of experts that were skipped by choice become zero.
-  static Row<const int> with_rows(Frame<memory>& f, Row<const ExpertRef> refs) {
-    int* active = static_cast<int*>(f.scratch);
+  static Row<const int> with_rows(CpuFrame& f, Row<const ExpertRef> refs) {
     int n = 0;
     for (int i = 0; i < refs.size(); ++i) {
       const Row<const int> rows = f.dispatch.entries(refs[i].expert);
       if (rows.empty()) continue;
       if (refs[i].bytes != nullptr)
-        active[n++] = i;
+        f.active[n++] = i;
       else
         for (const int entry : rows)
           std::memset(f.partial.row(entry).data(), 0, sizeof(float) * static_cast<std::size_t>(f.partial.stride));
     }
-    return {active, n};
+    return f.active.first(n);
   }
 
   /// Cuts every expert's panels into shares, a few per thread in all, and calls share(expert, first panel, count).
@@ -139,7 +141,7 @@ struct CpuExecutor {
   }
 
   template <class Format, class Form>
-  void up(Frame<memory>& f, View<const float> in, const ExpertRef& ref, const ExpertShape& s, const Form& form,
+  void up(CpuFrame& f, View<const float> in, const ExpertRef& ref, const ExpertShape& s, const Form& form,
           int first, int count) const {
     using Up = typename projection_formats<Format>::up;
     using Act = typename Form::activation;
@@ -160,13 +162,13 @@ struct CpuExecutor {
          .entry = rows.data(),
          .rows = rows.size(),
          .weights = form.weight_on == WeightOn::input ? f.table.slots.data : nullptr,
-         .out = f.mid.data + first * PanelLayout::width,
-         .out_stride = f.mid.stride},
+         .out = f.intermediate.data + first * PanelLayout::width,
+         .out_stride = f.intermediate.stride},
         form.act);
   }
 
   template <class Format>
-  void down(Frame<memory>& f, const ExpertRef& ref, const ExpertShape& s, int first, int count) const {
+  void down(CpuFrame& f, const ExpertRef& ref, const ExpertShape& s, int first, int count) const {
     using Down = typename projection_formats<Format>::down;
     const RecordOffsets o = PanelLayout::offsets<Format>(s);
     const std::size_t bytes = PanelLayout::panel_bytes<Down>(s.ffn);
@@ -178,8 +180,8 @@ struct CpuExecutor {
          .inputs = s.ffn,
          .bias =
              s.biased ? reinterpret_cast<const float*>(ref.bytes + o.down_bias) + first * PanelLayout::width : nullptr,
-         .in = f.mid.data,
-         .in_stride = f.mid.stride,
+         .in = f.intermediate.data,
+         .in_stride = f.intermediate.stride,
          .slots = 1,
          .entry = rows.data(),
          .rows = rows.size(),

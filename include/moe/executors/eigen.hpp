@@ -4,7 +4,6 @@
 #include <Eigen/Core>
 #include <moe/concepts.hpp>
 #include <moe/layout.hpp>
-#include <span>
 
 namespace moe {
 
@@ -29,13 +28,11 @@ struct EigenReference {
       for (int n = 0; n < w.rows; ++n)
         out.row(t)[n] = vector(w.row(n)).dot(vector(in.row(t))) + (bias == nullptr ? 0.0f : bias[n]);
   }
-  void group(Frame<memory>& f) const { group_by_expert(f.table, f.ids, f.dispatch); }
-  std::span<ExpertNeed> needs(Frame<memory>& f) const { return collect_needs(f.table, f.ids, f.dispatch, f.needs); }
 
   /// partial row = down activation(gate x, up x); zero if the expert was skipped by choice.
   template <class... F, class Form>
   void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
-               const ExpertShape& s, const Form& form, Part) const {
+               const ExpertShape& s, const Form& form, WavePosition) const {
     for (const ExpertRef& ref : refs) {
       const Row<const int> entries = f.dispatch.entries(ref.expert);
       for (const int entry : entries) vector(f.partial.row(entry)).setZero();

@@ -3,13 +3,22 @@
 
 #include <cmath>
 #include <cstring>
-#include <span>
 #include <string>
 
 #include <moe/concepts.hpp>
 #include <moe/cpu/targets.hpp>
 
 namespace moe {
+
+/// The frame of EinsumReference: C places per expert.
+struct EinsumFrame : Frame<host_memory> {
+  int places = 0;               // C
+  View<float> mask;             // a block of a mask: [C,T] or [32, E C]
+  View<float> x, y;             // [T,H] and [E C, H] in panels
+  View<float> rows;             // [C,H] dispatched, or [32,H] combined
+  View<float> intermediate, out;  // [C,F], [C,H]
+  int* in_order = nullptr;      // 0, 1, 2, ...
+};
 
 /// The baseline that mapping tables replaced (DeepSpeed-MoE, section 5.4): with C places per expert and a one-hot mask
 /// [T,E,C], dispatch is the product `sec,sm->ecm`, every expert computes all of its C places, empty ones too, and
@@ -28,25 +37,20 @@ struct EinsumReference {
   Inner inner;       // gates, rows, and the instruction set: a CpuExecutor
   int capacity = 0;  // C; 0: as many as there are rows
 
-  Frame<memory> carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
-    Frame<memory> f = carve_tables<memory>(main, staging, d, ids);
+  EinsumFrame carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
+    EinsumFrame f;
+    static_cast<Frame<memory>&>(f) = carve_tables<memory>(main, staging, d, ids);
     f.partial = padded(main, d.tokens * d.slots, d.hidden);
-    auto* s = main.take<Scratch>(1);
-    Scratch scratch;
-    scratch.places = capacity > 0 && capacity < d.tokens ? capacity : d.tokens;
-    const int columns = d.experts * scratch.places, block = larger(scratch.places, token_block);
-    scratch.rows = padded(main, block, d.hidden);
-    scratch.mid = padded(main, scratch.places, d.ffn);
-    scratch.out = padded(main, scratch.places, d.hidden);
-    scratch.mask = main.matrix<float, memory>(block, larger(d.tokens, columns));
-    scratch.x = main.matrix<float, memory>(panels(d.hidden) * d.tokens, PanelLayout::width);
-    scratch.y = main.matrix<float, memory>(panels(d.hidden) * columns, PanelLayout::width);
-    scratch.in_order = main.take<int>(static_cast<std::size_t>(block));
-    f.scratch = s;
-    if (s != nullptr) {
-      *s = scratch;
-      for (int i = 0; i < block; ++i) s->in_order[i] = i;
-    }
+    f.places = capacity > 0 && capacity < d.tokens ? capacity : d.tokens;
+    const int columns = d.experts * f.places, block = larger(f.places, token_block);
+    f.rows = padded(main, block, d.hidden);
+    f.intermediate = padded(main, f.places, d.ffn);
+    f.out = padded(main, f.places, d.hidden);
+    f.mask = main.matrix<float, memory>(block, larger(d.tokens, columns));
+    f.x = main.matrix<float, memory>(panels(d.hidden) * d.tokens, PanelLayout::width);
+    f.y = main.matrix<float, memory>(panels(d.hidden) * columns, PanelLayout::width);
+    f.in_order = main.take<int>(static_cast<std::size_t>(block));
+    for (int i = 0; f.in_order != nullptr && i < block; ++i) f.in_order[i] = i;
     return f;
   }
 
@@ -57,13 +61,11 @@ struct EinsumReference {
   void linear(Frame<memory>& f, View<const float> in, View<const float> w, const float* bias, View<float> out) const {
     inner.linear(f, in, w, bias, out);
   }
-  void group(Frame<memory>& f) const { group_by_expert(f.table, f.ids, f.dispatch); }
-  std::span<ExpertNeed> needs(Frame<memory>& f) const { return collect_needs(f.table, f.ids, f.dispatch, f.needs); }
 
   /// Throws Error if an expert has more rows than places. Partial rows are written by entry, as other executors do.
   template <class... F, class Form>
-  void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
-               const ExpertShape& shape, const Form& form, Part) const {
+  void experts(EinsumFrame& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
+               const ExpertShape& shape, const Form& form, WavePosition) const {
     take_rows(f, in);
     for (const ExpertRef& ref : refs) {
       const Row<const int> entries = f.dispatch.entries(ref.expert);
@@ -75,7 +77,7 @@ struct EinsumReference {
       for (int c = 0; c < entries.size(); ++c) {
         const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(f.partial.cols);
         if (ref.bytes != nullptr)
-          std::memcpy(f.partial.row(entries[c]).data(), scratch(f).out.row(c).data(), bytes);
+          std::memcpy(f.partial.row(entries[c]).data(), f.out.row(c).data(), bytes);
         else
           std::memset(f.partial.row(entries[c]).data(), 0, bytes);
       }
@@ -83,52 +85,42 @@ struct EinsumReference {
   }
 
   template <class Form>
-  void combine(Frame<memory>& f, View<const float> in, const Form& form, View<float> y, bool add) const {
+  void combine(EinsumFrame& f, View<const float> in, const Form& form, View<float> y, bool add) const {
     take_partials(f);
     for (int first = 0; first < f.dims.tokens; first += token_block) {
       const int count = f.dims.tokens - first < token_block ? f.dims.tokens - first : token_block;
       combine_mask(f, first, count, form.weight_on == WeightOn::output);
-      product(scratch(f).y, columns(f), count, scratch(f).rows, f);
+      product(f.y, columns(f), count, f.rows, f);
       for (int r = 0; r < count; ++r) {
         const Row<float> to = y.row(first + r);
-        for (int i = 0; i < to.size(); ++i) to[i] = (add ? to[i] : 0.0f) + scratch(f).rows.row(r)[i];
+        for (int i = 0; i < to.size(); ++i) to[i] = (add ? to[i] : 0.0f) + f.rows.row(r)[i];
         add_identities(f, first + r, in.row(first + r), to);
       }
     }
   }
 
   /// Before `dispatch`: the rows of x as the weights of a product.
-  void take_rows(Frame<memory>& f, View<const float> in) const {
-    for (int t = 0; t < in.rows; ++t) to_panels(in.row(t), t, in.rows, scratch(f).x);
+  void take_rows(EinsumFrame& f, View<const float> in) const {
+    for (int t = 0; t < in.rows; ++t) to_panels(in.row(t), t, in.rows, f.x);
   }
   /// The rows of one expert's places [C,H]: mask [C,T] times x [T,H]; zero in empty places.
-  void dispatch(Frame<memory>& f, ExpertId e, bool weighted) const {
+  void dispatch(EinsumFrame& f, ExpertId e, bool weighted) const {
     const Row<const int> entries = f.dispatch.entries(e);
-    const Scratch& s = scratch(f);
-    if (entries.size() > s.places)
-      raise(Error("moe::EinsumReference", concat("rows of expert ", e), concat("at most the capacity of ", s.places),
+    if (entries.size() > f.places)
+      raise(Error("moe::EinsumReference", concat("rows of expert ", e), concat("at most the capacity of ", f.places),
                   std::to_string(entries.size())));
-    for (int c = 0; c < s.places; ++c) clear(s.mask.row(c).first(f.dims.tokens));
+    for (int c = 0; c < f.places; ++c) clear(f.mask.row(c).first(f.dims.tokens));
     for (int c = 0; c < entries.size(); ++c) {
       const int t = entries[c] / f.dims.slots;
-      s.mask.row(c)[t] = weighted ? f.table.slots.row(t)[entries[c] % f.dims.slots].weight : 1.0f;
+      f.mask.row(c)[t] = weighted ? f.table.slots.row(t)[entries[c] % f.dims.slots].weight : 1.0f;
     }
-    product(s.x, f.dims.tokens, s.places, s.rows, f);
+    product(f.x, f.dims.tokens, f.places, f.rows, f);
   }
 
  private:
   static constexpr int token_block = 32;
 
-  struct Scratch {
-    int places = 0;           // C
-    View<float> mask;         // a block of a mask: [C,T] or [32, E C]
-    View<float> x, y;         // [T,H] and [E C, H] in panels
-    View<float> rows;         // [C,H] dispatched, or [32,H] combined
-    View<float> mid, out;     // [C,F], [C,H]
-    int* in_order = nullptr;  // 0, 1, 2, ...
-  };
-  static Scratch& scratch(const Frame<memory>& f) { return *static_cast<Scratch*>(f.scratch); }
-  static int columns(const Frame<memory>& f) { return f.dims.experts * scratch(f).places; }
+  static int columns(const EinsumFrame& f) { return f.dims.experts * f.places; }
   static int larger(int a, int b) { return a > b ? a : b; }
   static int panels(int width) { return pieces(width, PanelLayout::width); }
   static View<float, memory> padded(Arena& arena, int rows, int columns) {
@@ -151,26 +143,24 @@ struct EinsumReference {
     }
   }
   /// out [count, H] = mask [count, inputs] times the matrix in `panels`.
-  void product(View<float> panels_of, int inputs, int count, View<float> out, const Frame<memory>& f) const {
-    const Scratch& s = scratch(f);
+  void product(View<float> panels_of, int inputs, int count, View<float> out, const EinsumFrame& f) const {
     cpu::down_kernel<float>(inner.isa)({.panels = reinterpret_cast<const std::byte*>(panels_of.data),
                                         .panel_bytes = PanelLayout::panel_bytes<float>(inputs),
                                         .panel_count = panels(out.cols),
                                         .inputs = inputs,
-                                        .in = s.mask.data,
-                                        .in_stride = s.mask.stride,
-                                        .entry = s.in_order,
+                                        .in = f.mask.data,
+                                        .in_stride = f.mask.stride,
+                                        .entry = f.in_order,
                                         .rows = count,
                                         .out = out.data,
                                         .out_stride = out.stride});
   }
 
   template <class Format, class Form>
-  void run(Frame<memory>& f, const ExpertRef& ref, const ExpertShape& shape, const Form& form) const {
+  void run(EinsumFrame& f, const ExpertRef& ref, const ExpertShape& shape, const Form& form) const {
     using Act = typename Form::activation;
     using Up = typename projection_formats<Format>::up;
     using Down = typename projection_formats<Format>::down;
-    const Scratch& s = scratch(f);
     const RecordOffsets o = PanelLayout::offsets<Format>(shape);
     const auto bias = [&](std::size_t offset) {
       return shape.biased ? reinterpret_cast<const float*>(ref.bytes + offset) : nullptr;
@@ -180,50 +170,48 @@ struct EinsumReference {
                                         .panel_count = panels(shape.ffn),
                                         .inputs = shape.hidden,
                                         .bias = bias(o.up_bias),
-                                        .in = s.rows.data,
-                                        .in_stride = s.rows.stride,
-                                        .entry = s.in_order,
-                                        .rows = s.places,
-                                        .out = s.mid.data,
-                                        .out_stride = s.mid.stride},
+                                        .in = f.rows.data,
+                                        .in_stride = f.rows.stride,
+                                        .entry = f.in_order,
+                                        .rows = f.places,
+                                        .out = f.intermediate.data,
+                                        .out_stride = f.intermediate.stride},
                                        form.act);
     cpu::down_kernel<Down>(inner.isa)({.panels = ref.bytes + o.down,
                                        .panel_bytes = PanelLayout::panel_bytes<Down>(shape.ffn),
                                        .panel_count = panels(shape.hidden),
                                        .inputs = shape.ffn,
                                        .bias = bias(o.down_bias),
-                                       .in = s.mid.data,
-                                       .in_stride = s.mid.stride,
-                                       .entry = s.in_order,
-                                       .rows = s.places,
-                                       .out = s.out.data,
-                                       .out_stride = s.out.stride});
+                                       .in = f.intermediate.data,
+                                       .in_stride = f.intermediate.stride,
+                                       .entry = f.in_order,
+                                       .rows = f.places,
+                                       .out = f.out.data,
+                                       .out_stride = f.out.stride});
   }
 
   /// All places [E C, H] of all experts, zero where empty.
-  void take_partials(Frame<memory>& f) const {
-    const Scratch& s = scratch(f);
-    clear(Row<float>(s.y.data, s.y.rows * s.y.cols));
+  void take_partials(EinsumFrame& f) const {
+    clear(Row<float>(f.y.data, f.y.rows * f.y.cols));
     for (ExpertId e = 0; e < f.dims.experts; ++e) {
       const Row<const int> entries = f.dispatch.entries(e);
-      for (int c = 0; c < entries.size(); ++c) to_panels(f.partial.row(entries[c]), e * s.places + c, columns(f), s.y);
+      for (int c = 0; c < entries.size(); ++c) to_panels(f.partial.row(entries[c]), e * f.places + c, columns(f), f.y);
     }
   }
   /// Rows [first, first + count) of the mask [T, E C].
-  void combine_mask(Frame<memory>& f, int first, int count, bool weighted) const {
-    const Scratch& s = scratch(f);
-    for (int r = 0; r < count; ++r) clear(s.mask.row(r).first(columns(f)));
+  void combine_mask(EinsumFrame& f, int first, int count, bool weighted) const {
+    for (int r = 0; r < count; ++r) clear(f.mask.row(r).first(columns(f)));
     for (ExpertId e = 0; e < f.dims.experts; ++e) {
       const Row<const int> entries = f.dispatch.entries(e);
       for (int c = 0; c < entries.size(); ++c) {
         const int t = entries[c] / f.dims.slots;
         if (t < first || t >= first + count) continue;
         const float weight = f.table.slots.row(t)[entries[c] % f.dims.slots].weight;
-        s.mask.row(t - first)[e * s.places + c] = weighted ? weight : 1.0f;
+        f.mask.row(t - first)[e * f.places + c] = weighted ? weight : 1.0f;
       }
     }
   }
-  static void add_identities(const Frame<memory>& f, int t, Row<const float> x, Row<float> y) {
+  static void add_identities(const EinsumFrame& f, int t, Row<const float> x, Row<float> y) {
     for (const Slot& slot : f.table.slots.row(t).first(f.table.size(t)))
       if (f.ids.identity(slot.expert))
         for (int i = 0; i < y.size(); ++i) y[i] = std::fma(slot.weight, x[i], y[i]);

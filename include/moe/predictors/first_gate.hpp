@@ -47,7 +47,7 @@ class FirstLayerGate {
     if (logits_.size() < needed) logits_.resize(needed);
     const View<float> out(logits_.data(), last.rows, experts_);
     Frame<> none;
-    linear().logits(executor, none, last, out);
+    linear().logits(executor, none, {.in = last, .logits = out});
     return out;
   }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include <moe/error.hpp>
 #include <moe/router_hooks.hpp>
 
 namespace moe {

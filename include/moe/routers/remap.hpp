@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include <moe/error.hpp>
 #include <moe/router_hooks.hpp>
 
 namespace moe {

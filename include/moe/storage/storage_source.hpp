@@ -65,8 +65,8 @@ class StorageSource {
     ExpertRef ref;
     alignas(Pin) std::byte pin[sizeof(Pin)];
     Wave<Pin> wave{&ref, reinterpret_cast<Pin*>(pin)};
-    detail::AbandonGuard guard{storage_, todo, wave};
     typename Storage::memory::queue queue;
+    detail::AbandonGuard guard{storage_, todo, wave, queue};
     while (!todo.empty() && wave.empty()) todo = storage_.acquire(todo, wave, queue);
     guard.served();
     copy(wave.empty() ? ExpertRef{} : wave.refs()[0], request);

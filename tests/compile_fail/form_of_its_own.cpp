@@ -1,14 +1,14 @@
-// expect: moe::Form: use moe::ExpertForm<Activation>; it needs `using activation`
+// expect: moe::Form: use moe::ExpertForm<Activation, Envelope, Output>
 #include "parts.hpp"
 
+#ifdef MOE_FAULT
 struct Mine {
-#ifndef MOE_FAULT
   using activation = moe::SwiGlu;
-#endif
   moe::SwiGlu act;
-  moe::WeightOn weight_on = moe::WeightOn::output;
-  moe::NoEnvelope envelope;
 };
+#else
+using Mine = moe::ExpertForm<moe::SwiGlu>;
+#endif
 
 int main() {
   return parts::use(moe::MoELayer(parts::gate(), parts::Router{}, parts::Storage<>{}, parts::Executor{}, Mine{}));
