@@ -100,7 +100,7 @@ class Stack {
 
   /// `logits` [layers, rows, L]; row t follows rules[t].
   void step(const float* logits, int rows, const int* rules, bool with_dense) {
-    const int columns = layers_[0].router().num_logits();
+    const int columns = moe::num_logits(layers_[0].router());
     for (const Layer& layer : layers_) {
       const moe::View<const float> x(x_.data(), rows, hidden_);
       moe::Frame<> unused;

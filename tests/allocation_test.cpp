@@ -53,7 +53,7 @@ TEST_CASE("forward of an erased layer allocates nothing") {
 TEST_CASE("forward with a column rule and shared experts allocates nothing") {
   oracle::Random random(404);
   const Problem<float> p(setup, random), shared({.hidden = 50, .ffn = 20, .experts = 1}, random);
-  const moe::MoELayer layer(moe::Linear(p.gate_view()), Capacity{{.experts = 6, .k = 3}, 2}, p.storage(),
+  const moe::MoELayer layer(moe::Linear(p.gate_view()), FirstRows{{.experts = 6, .k = 3}, 2}, p.storage(),
                             Cpu{.threads = 2}, moe::ExpertForm<moe::SwiGlu>{}, EveryToken{shared.storage(), {}, 1.0f});
   CHECK(allocations_of(layer, p.x_view(), 7) == 0);
 }

@@ -24,7 +24,7 @@ struct ByToken {
   }
 };
 
-using Router = moe::AnyRouter<TopK, Capacity, WithIdentities, ByToken>;
+using Router = moe::AnyRouter<TopK, FirstRows, WithIdentities, ByToken>;
 
 struct Small {
   Small() : random(701), p({.tokens = 6}, random) {}
@@ -48,7 +48,7 @@ TEST_CASE("any router gives the bits of the router it holds") {
   const TopK top_k{.experts = 5, .k = 2};
   const std::vector<int> ids{3, 1, 4, 1, 5, 9};
   gives_the_same_bits(s, top_k);
-  gives_the_same_bits(s, Capacity{top_k, 1});
+  gives_the_same_bits(s, FirstRows{top_k, 1});
   gives_the_same_bits(s, ByToken{5}, {.context = {.tokens = ids.data()}});
 }
 TEST_CASE("any router asks of a call what its router asks") {
@@ -62,7 +62,7 @@ TEST_CASE("any router cuts long calls into chunks unless its router looks at the
   const TopK top_k{.experts = 5, .k = 2};
   CHECK(bits(forward(s.layer(Router(top_k)), s.p, {}, 2)) == bits(forward(s.layer(top_k), s.p)));
   CHECK(message_of([&] {
-          forward(s.layer(Router(Capacity{top_k, 1})), s.p, {}, 2);
+          forward(s.layer(Router(FirstRows{top_k, 1})), s.p, {}, 2);
         }) == "moe::MoELayer::forward: workspace of a router that looks at the whole batch: expected 6 rows, found 2");
 }
 TEST_CASE("any router checks the options of its router") {

@@ -49,20 +49,24 @@ struct GateRun {
     call.scratch = view(scratch, std::max(moe::scratch_columns(gate), 1));
     if (with_state) call.state_in = view(std::as_const(state_in), moe::state_columns(gate));
     if (with_state) call.state_out = view(state_out, moe::state_columns(gate));
+    if (!modalities.empty()) call.modalities = modalities.data();
     gate.logits(moe::Cpu{.threads = 1}, f, call);
   }
-  double x_at(int t, int i) const { return static_cast<double>(x[static_cast<std::size_t>(t * inputs + i)]); }
-  double logit(int t, int n) const { return static_cast<double>(logits[static_cast<std::size_t>(t * outputs + n)]); }
-  /// Chains of at most a hundred operations on numbers below ten: 2^-24 * 100 * 10.
-  static constexpr double bound = 1e-4;
+  std::vector<oracle::Value> x_of(int t) const { return oracle::exact(x.data() + t * inputs, inputs); }
+  moe::Row<const float> logits_of(int t) const { return {logits.data() + t * outputs, outputs}; }
 
   oracle::Random random;
   std::vector<float> x, logits, state_in, state_out;
+  std::vector<int> modalities;
 };
-double at(const std::vector<float>& m, int cols, int row, int col) {
-  return static_cast<double>(m[static_cast<std::size_t>(row * cols + col)]);
+/// W x + b, or W x.
+std::vector<oracle::Value> product(const std::vector<float>& w, const std::vector<float>& bias,
+                                   const std::vector<oracle::Value>& x) {
+  return oracle::multiply({w.begin(), w.end()}, {bias.begin(), bias.end()}, x, {1});
 }
-double gelu(double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); }
+bool agrees(moe::Row<const float> computed, const std::vector<oracle::Value>& expected) {
+  return first_outside(computed, expected) == -1;
+}
 
 }  // namespace
 
@@ -81,16 +85,8 @@ TEST_CASE("a normalised gate is Gemma-4's") {
   const std::vector<float> w = run.random.reals(outputs * inputs), gain = run.random.reals(inputs);
   run(moe::NormalisedLinear(view(w, inputs), gain.data(), 1e-6f));
   for (int t = 0; t < rows; ++t) {
-    double squares = 0;
-    for (int i = 0; i < inputs; ++i) squares += run.x_at(t, i) * run.x_at(t, i);
-    const double rms = std::sqrt(squares / inputs + 1e-6);
-    for (int n = 0; n < outputs; ++n) {
-      double sum = 0;
-      for (int i = 0; i < inputs; ++i)
-        sum += run.x_at(t, i) / rms * static_cast<double>(gain[static_cast<std::size_t>(i)]) / std::sqrt(1.0 * inputs) *
-               at(w, inputs, n, i);
-      CHECK(std::fabs(run.logit(t, n) - sum) <= GateRun::bound);
-    }
+    const auto x = oracle::normalised(run.x_of(t), gain.data(), 1e-6, 1 / std::sqrt(1.0 * inputs));
+    CHECK(agrees(run.logits_of(t), product(w, {}, x)));
   }
 }
 TEST_CASE("a carried gate is Zaya's, with and without a state of the layer before") {
@@ -104,36 +100,22 @@ TEST_CASE("a carried gate is Zaya's, with and without a state of the layer befor
   const moe::CarriedMlp gate(moe::CarriedMlpWeights<>{view(enter, inputs), enter_bias.data(), carried.data(),
                                                       norm.data(), 1e-5f, view(first, width), first_bias.data(),
                                                       view(second, width), second_bias.data(), view(leave, width)});
+  const auto gelu_of = [](std::vector<oracle::Value> values) {
+    for (oracle::Value& v : values) v = oracle::gelu(v);
+    return values;
+  };
   for (const bool with_state : {false, true}) {
     run(gate, with_state);
     for (int t = 0; t < rows; ++t) {
-      std::vector<double> s(width), n(width), a(width), b(width);
-      double squares = 0;
-      for (int i = 0; i < width; ++i) {
-        const auto u = static_cast<std::size_t>(i);
-        s[u] = static_cast<double>(enter_bias[u]);
-        for (int j = 0; j < inputs; ++j) s[u] += at(enter, inputs, i, j) * run.x_at(t, j);
-        if (with_state) s[u] += static_cast<double>(carried[u]) * at(run.state_in, width, t, i);
-        if (with_state) CHECK(std::fabs(at(run.state_out, width, t, i) - s[u]) <= GateRun::bound);
-        squares += s[u] * s[u];
+      std::vector<oracle::Value> state = product(enter, enter_bias, run.x_of(t));
+      for (std::size_t i = 0; i < width && with_state; ++i) {
+        const float before = run.state_in[static_cast<std::size_t>(t) * width + i];
+        state[i] = state[i] + oracle::Value{static_cast<double>(carried[i]) * static_cast<double>(before)};
       }
-      for (std::size_t i = 0; i < width; ++i)
-        n[i] = s[i] / std::sqrt(squares / width + 1e-5) * static_cast<double>(norm[i]);
-      const auto layer = [&](const std::vector<float>& w, const std::vector<float>& bias, const std::vector<double>& in,
-                             std::vector<double>& out) {
-        for (int i = 0; i < width; ++i) {
-          double sum = static_cast<double>(bias[static_cast<std::size_t>(i)]);
-          for (int j = 0; j < width; ++j) sum += at(w, width, i, j) * in[static_cast<std::size_t>(j)];
-          out[static_cast<std::size_t>(i)] = gelu(sum);
-        }
-      };
-      layer(first, first_bias, n, a);
-      layer(second, second_bias, a, b);
-      for (int o = 0; o < outputs; ++o) {
-        double sum = 0;
-        for (int j = 0; j < width; ++j) sum += at(leave, width, o, j) * b[static_cast<std::size_t>(j)];
-        CHECK(std::fabs(run.logit(t, o) - sum) <= GateRun::bound);
-      }
+      if (with_state) CHECK(agrees(view(std::as_const(run.state_out), width).row(t), state));
+      const auto hidden = oracle::normalised(state, norm.data(), 1e-5, 1);
+      const auto second_in = gelu_of(product(first, first_bias, hidden));
+      CHECK(agrees(run.logits_of(t), product(leave, {}, gelu_of(product(second, second_bias, second_in)))));
     }
   }
 }
@@ -141,12 +123,41 @@ TEST_CASE("a residual gate adds what the logits of the layer before say, as in M
   GateRun run(outputs);
   const std::vector<float> w = run.random.reals(outputs * inputs), residual = run.random.reals(outputs * outputs);
   run(moe::ResidualLinear(view(w, inputs), view(residual, outputs)), true);
-  for (int t = 0; t < rows; ++t)
-    for (int n = 0; n < outputs; ++n) {
-      double sum = 0;
-      for (int i = 0; i < inputs; ++i) sum += run.x_at(t, i) * at(w, inputs, n, i);
-      for (int j = 0; j < outputs; ++j) sum += at(residual, outputs, n, j) * at(run.state_in, outputs, t, j);
-      CHECK(std::fabs(run.logit(t, n) - sum) <= GateRun::bound);
-    }
+  for (int t = 0; t < rows; ++t) {
+    std::vector<oracle::Value> sum = product(w, {}, run.x_of(t));
+    const auto before = product(residual, {}, oracle::exact(run.state_in.data() + t * outputs, outputs));
+    for (std::size_t n = 0; n < outputs; ++n) sum[n] = sum[n] + before[n];
+    CHECK(agrees(run.logits_of(t), sum));
+  }
   CHECK(run.state_out == run.logits);
+}
+TEST_CASE("a gate by modality gives each row the bits of its modality's own gate") {
+  constexpr int modalities = 3;
+  GateRun run;
+  const std::vector<float> w = run.random.reals(modalities * outputs * inputs), bias = run.random.reals(3 * outputs);
+  const moe::LinearByModality gate(view(w, inputs), modalities, bias.data());
+  CHECK(gate.outputs() == outputs);
+  std::vector<std::vector<float>> alone;
+  for (int m = 0; m < modalities; ++m) {
+    run(moe::Linear(view(w, inputs).slice(m * outputs, outputs), bias.data() + m * outputs));
+    alone.push_back(run.logits);
+  }
+  const auto row_of_modality = [&](int m, int t) {
+    return bits(moe::Row<const float>{alone[static_cast<std::size_t>(m)].data() + t * outputs, outputs});
+  };
+  run.modalities = {2, 0, 7};  // 7 is none of the model's: text
+  run(gate);
+  CHECK(bits(run.logits_of(0)) == row_of_modality(2, 0));
+  CHECK(bits(run.logits_of(1)) == row_of_modality(0, 1));
+  CHECK(bits(run.logits_of(2)) == row_of_modality(0, 2));
+  run.modalities.clear();
+  run(gate);
+  for (int t = 0; t < rows; ++t) CHECK(bits(run.logits_of(t)) == row_of_modality(0, t));
+}
+TEST_CASE("a gate by modality needs as many rows for each") {
+  const std::vector<float> w(12);
+  CHECK(message_of([&] { moe::LinearByModality(view(w, 2), 4); }) ==
+        "moe::LinearByModality: modalities: expected a divisor of the 6 rows, found 4");
+  CHECK(message_of([&] { moe::LinearByModality(view(w, 2), 0); }) ==
+        "moe::LinearByModality: modalities: expected a divisor of the 6 rows, found 0");
 }

@@ -150,26 +150,26 @@ TEST_CASE("an observer is bound when a layer is erased") {
 
 TEST_CASE("a column rule drops what exceeds its capacity, and the rest is renormalised") {
   const Small s({.tokens = 12, .experts = 4});
-  const MoELayer layer(moe::Linear(s.p.gate_view()), Capacity{{.experts = 4, .k = 2}, 3}, s.p.storage(), cpu);
+  const MoELayer layer(moe::Linear(s.p.gate_view()), FirstRows{{.experts = 4, .k = 2}, 3}, s.p.storage(), cpu);
   auto picks = top_k_picks(s.p);
   drop(picks, 3);
   CHECK(wrong_rows_with(s.p, forward(layer, s.p), picks) == 0);
 }
 TEST_CASE("a column rule of no capacity gives rows of zero") {
   const Small s;
-  const MoELayer layer(moe::Linear(s.p.gate_view()), Capacity{{.experts = 5, .k = 2}, 0}, s.p.storage(), cpu);
+  const MoELayer layer(moe::Linear(s.p.gate_view()), FirstRows{{.experts = 5, .k = 2}, 0}, s.p.storage(), cpu);
   CHECK(forward(layer, s.p) == std::vector<float>(s.p.x.size(), 0.0f));
 }
 TEST_CASE("a column rule is not asked about a given table") {
   Small s;
-  const MoELayer layer(moe::Linear(s.p.gate_view()), Capacity{{.experts = 5, .k = 2}, 0}, s.p.storage(), cpu);
+  const MoELayer layer(moe::Linear(s.p.gate_view()), FirstRows{{.experts = 5, .k = 2}, 0}, s.p.storage(), cpu);
   Table table = random_table(s.random, 6, 2, 5);
   const auto given = table.get();
   CHECK(bits(forward(layer, s.p, {.table = given})) == bits(forward(make_layer(s.p, cpu), s.p, {.table = given})));
 }
 TEST_CASE("a column rule needs a workspace for the whole batch") {
   const Small s;
-  const MoELayer layer(moe::Linear(s.p.gate_view()), Capacity{{.experts = 5, .k = 2}, 3}, s.p.storage(), cpu);
+  const MoELayer layer(moe::Linear(s.p.gate_view()), FirstRows{{.experts = 5, .k = 2}, 3}, s.p.storage(), cpu);
   CHECK(message_of([&] { forward(layer, s.p, {}, 4); }) ==
         "moe::MoELayer::forward: workspace of a router that looks at the whole batch: expected 6 rows, found 4");
 }

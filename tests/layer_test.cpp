@@ -299,9 +299,8 @@ TEST_CASE("a table of another height is refused") {
 }
 TEST_CASE("a table without columns is refused") {
   Small s;
-  Table table(3, 0);
-  const auto given = table.get();
-  s.call.table = given;
+  moe::Slot slot;
+  s.call.table.slots = {&slot, 3, 0};
   CHECK_MESSAGE_OF(s, "columns of the table: expected at least 1, found 0");
 }
 TEST_CASE("more slots than the router has are refused") {

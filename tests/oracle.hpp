@@ -51,6 +51,11 @@ inline Value over_logistic(Value a, Value x) {
   if (e.v + e.e > largest) return {a.v / (1 + e.v), 2 * (std::fabs(a.v) + a.e) / largest + spacing};
   return a / (Value{1} + e);
 }
+inline Value sqrt(Value x) { return rounded(std::sqrt(x.v), x.e / std::sqrt(std::max(x.v - x.e, 0x1p-126))); }
+/// The library's own error, and the input's times the largest slope, 1.129.
+inline Value gelu(Value x) {
+  return {0.5 * x.v * std::erfc(-x.v / std::sqrt(2.0)), 1.13 * x.e + 0x1p-23 * (std::fabs(x.v) + x.e)};
+}
 inline Value swiglu(Value gate, Value up) { return over_logistic(gate, gate) * up; }
 inline Value relu(Value, Value up) { return {std::max(up.v, 0.0), up.e}; }
 
@@ -66,6 +71,22 @@ Value dot(const W* w, const std::vector<Value>& x) {
   }
   const int n = static_cast<int>(x.size()) + 2;
   return {sum, spread + gamma(n) * mass + n * spacing};
+}
+inline Value sum_of_squares(const std::vector<Value>& x) {
+  Value sum;
+  for (const Value& value : x) {
+    sum.v += value.v * value.v;
+    sum.e += (2 * std::fabs(value.v) + value.e) * value.e;
+  }
+  return rounded(sum.v, sum.e, static_cast<int>(x.size()) + 1);
+}
+/// gain * x / rms(x), times a constant that is rounded once.
+inline std::vector<Value> normalised(const std::vector<Value>& x, const float* gain, double epsilon, double scale) {
+  const Value mean = sum_of_squares(x) / Value{static_cast<double>(x.size())};
+  const Value inverse = rounded(scale, 0) / sqrt(mean + rounded(epsilon, 0));
+  std::vector<Value> out;
+  for (std::size_t i = 0; i < x.size(); ++i) out.push_back(x[i] * inverse * Value{static_cast<double>(gain[i])});
+  return out;
 }
 inline std::vector<Value> exact(const float* x, int n) {
   std::vector<Value> values;

@@ -118,26 +118,53 @@ TEST_CASE("a row without positions stands at its number in the whole call") {
   CHECK(context.at(2, {}).position == 7);
 }
 TEST_CASE("a row knows its token, rule and position") {
-  const int tokens[] = {7, 8}, rules[] = {1, 2}, positions[] = {30, 40};
+  const int tokens[] = {7, 8}, rules[] = {1, 2}, positions[] = {30, 40}, modalities[] = {0, 1}, picks[] = {4, 3};
   moe::RouteContext<> context;
   context.tokens = tokens;
   context.rules = rules;
   context.positions = positions;
+  context.modalities = modalities;
+  context.picks = picks;
   const moe::RowContext row = context.at(1, {});
   CHECK(row.token == 8);
   CHECK(row.rule == 2);
   CHECK(row.position == 40);
+  CHECK(row.modality == 1);
+  CHECK(row.picks == 3);
+}
+TEST_CASE("a row of a call that says nothing of it is text and as free as the call") {
+  const moe::RowContext row = moe::RouteContext<>{}.at(3, {});
+  CHECK(row.token == -1);
+  CHECK(row.rule == 0);
+  CHECK(row.modality == 0);
+  CHECK(row.picks < 0);
 }
 TEST_CASE("rows of a slice are the rows of the whole") {
-  const int tokens[] = {7, 8, 9}, positions[] = {30, 40, 50};
+  const int tokens[] = {7, 8, 9}, rules[] = {4, 5, 6}, positions[] = {30, 40, 50}, modalities[] = {2, 0, 1};
+  const int picks[] = {3, 2, 1};
+  const std::uint32_t allowed = 5, resident = 6;
   moe::RouteContext<> context;
   context.tokens = tokens;
+  context.rules = rules;
   context.positions = positions;
+  context.modalities = modalities;
+  context.picks = picks;
   context.seed = 3;
+  context.decode = true;
+  context.allowed = &allowed;
+  context.resident = &resident;
+  context.first_row = 10;
   const moe::RowContext whole = context.at(2, {}), part = context.slice(1).at(1, {});
   CHECK(part.row == whole.row);
   CHECK(part.token == whole.token);
+  CHECK(part.rule == whole.rule);
+  CHECK(part.position == whole.position);
+  CHECK(part.modality == whole.modality);
+  CHECK(part.picks == whole.picks);
   CHECK(part.random(0) == whole.random(0));
+  CHECK(part.decode);
+  CHECK(part.allowed_bits == &allowed);
+  CHECK(part.resident_bits == &resident);
 }
 TEST_CASE("random numbers of rows lie in [0, 1)") {
   moe::RowContext row;
@@ -161,9 +188,88 @@ TEST_CASE("without a mask every expert may be used") { CHECK(moe::RowContext{}.m
 TEST_CASE("a mask has a bit for each expert") {
   const std::uint32_t mask[] = {0, 2};
   moe::RowContext row;
-  row.allowed = mask;
+  row.allowed_bits = mask;
   CHECK(row.may_use(33));
   CHECK_FALSE(row.may_use(32));
+}
+
+// ---- ids of routers inside others
+
+TEST_CASE("ids of an inner router are the outer ones that they were renamed to") {
+  const moe::ExpertId to[] = {33, -1, 0};
+  const moe::InnerIds ids{.to = {to, 3}};
+  const std::uint32_t mask[] = {0, 2};  // 33 alone
+  moe::RowContext row;
+  row.allowed_bits = row.resident_bits = mask;
+  row.ids = &ids;
+  CHECK(row.may_use(0));
+  CHECK_FALSE(row.may_use(1));
+  CHECK_FALSE(row.may_use(2));
+  CHECK(row.may_use(3));  // behind the renamed ones
+  CHECK(row.is_resident(0));
+  CHECK_FALSE(row.is_resident(1));
+  CHECK_FALSE(row.is_resident(2));
+  CHECK(row.is_resident(3));
+}
+TEST_CASE("ranges and renamings of several routers apply one after the other") {
+  const moe::ExpertId outer_to[] = {2, 1, 0}, inner_to[] = {0, 1, 2};
+  const moe::InnerIds outer{.to = {outer_to, 3}}, range{.first = 0, .end = 2, .outer = &outer};
+  const moe::InnerIds inner{.to = {inner_to, 3}, .outer = &range};
+  const std::uint32_t mask = 4;  // 2 alone
+  moe::RowContext row;
+  row.allowed_bits = &mask;
+  row.ids = &inner;
+  CHECK(row.may_use(0));        // 0 -> in the range -> 2
+  CHECK_FALSE(row.may_use(1));  // 1 -> in the range -> 1
+  CHECK_FALSE(row.may_use(2));  // outside the range
+}
+TEST_CASE("every expert is resident where nobody knows") { CHECK(moe::RowContext{}.is_resident(1000)); }
+TEST_CASE("lowered logits are those of absent experts, but for the spared ones") {
+  const float values[] = {1, 2, 3, 4, not_a_number};
+  const std::uint32_t here = 1;
+  moe::RowContext row;
+  row.resident_bits = &here;
+  const moe::ExpertId spared[] = {2};
+  const moe::LoweredLogits lowered{&row, 8, 4, {spared, 1}};
+  const moe::LogitRow logits{moe::LogitRow(values, 5), &lowered};
+  CHECK(logits[0] == 1);   // here
+  CHECK(logits[1] == -6);  // absent
+  CHECK(logits[2] == 3);   // spared
+  CHECK(logits[3] == -4);
+  CHECK(std::isnan(logits[4]));  // no expert
+  CHECK(logits.first(2).size() == 2);
+  CHECK(logits.first(2)[1] == -6);
+}
+
+// ---- columns
+
+TEST_CASE("a column's random numbers are those of its rows, wherever the chunk begins") {
+  const int entries[] = {1, 2}, positions[] = {7, 30};
+  moe::Slot slots[4];
+  for (const int* at : {static_cast<const int*>(nullptr), positions}) {
+    moe::RouteContext<> context;
+    context.seed = 9;
+    context.first_row = 5;
+    context.positions = at;
+    const moe::Column column{.expert = 0,
+                             .entries = {entries, 2},
+                             .slots = {slots, 4},
+                             .slots_per_row = 2,
+                             .tokens = 2,
+                             .first_row = 5,
+                             .seed = 9,
+                             .positions = at};
+    for (int i = 0; i < 2; ++i) CHECK(column.random(i, 3) == context.at(column.token(i), {}).random(3));
+  }
+}
+TEST_CASE("a dropped choice says who was chosen and is no expert") {
+  for (const int e : {0, 1, 500}) {
+    CHECK(moe::is_dropped(moe::dropped(e)));
+    CHECK(moe::dropped(moe::dropped(e)) == e);
+    CHECK_FALSE(moe::IdMap{1000, 10}.network(moe::dropped(e)));
+    CHECK_FALSE(moe::IdMap{1000, 10}.identity(moe::dropped(e)));
+  }
+  CHECK_FALSE(moe::is_dropped(-1));
 }
 
 TEST_CASE("a slice of a table keeps its counts") {

@@ -13,12 +13,9 @@
 // ---- routers
 
 /// At most `most` rows per expert, in token order; what is left of a row is renormalised.
-struct Capacity {
+struct FirstRows {
   moe::TopK inner;
   int most;
-  int num_logits() const noexcept { return inner.num_logits(); }
-  int num_experts() const noexcept { return inner.num_experts(); }
-  int max_slots() const noexcept { return inner.max_slots(); }
   int select(const moe::RowContext& row, moe::Row<moe::Slot> out) const noexcept { return inner.select(row, out); }
   void admit(const moe::Column& column) const noexcept {
     for (int i = most; i < column.size(); ++i) column.drop(i);
@@ -49,9 +46,6 @@ struct RoundRobin {
 struct WithIdentities {
   moe::TopK inner;
   int networks;
-  int num_logits() const noexcept { return inner.num_logits(); }
-  int num_experts() const noexcept { return inner.num_experts(); }
-  int max_slots() const noexcept { return inner.max_slots(); }
   moe::IdMap ids() const { return {networks, inner.experts - networks}; }
   int select(const moe::RowContext& row, moe::Row<moe::Slot> out) const noexcept { return inner.select(row, out); }
 };
@@ -65,7 +59,7 @@ struct FirstResident {
   int max_slots() const noexcept { return 1; }
   int select(const moe::RowContext& row, moe::Row<moe::Slot> out) const noexcept {
     for (int e = 0; e < experts; ++e) {
-      if ((row.resident[e / 32] >> (e % 32) & 1u) == 0) continue;
+      if (!row.is_resident(e)) continue;
       out[0] = {e, 1};
       return 1;
     }

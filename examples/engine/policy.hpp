@@ -66,9 +66,6 @@ struct WeightMover {
   moe::TopK inner;
   float amount = 0;
 
-  int num_logits() const noexcept { return inner.num_logits(); }
-  int num_experts() const noexcept { return inner.num_experts(); }
-  int max_slots() const noexcept { return inner.max_slots(); }
   int select(const moe::RowContext& row, moe::Row<moe::Slot> out) const noexcept {
     constexpr std::uint32_t salt = 2050;
     const int picked = inner.select(row, out);

@@ -26,13 +26,13 @@ class AnyRouter {
       : router_(std::move(router)) {}
 
   int num_logits() const noexcept {
-    return ask([](const auto& r) { return r.num_logits(); });
+    return ask([](const auto& r) { return moe::num_logits(r); });
   }
   int num_experts() const noexcept {
-    return ask([](const auto& r) { return r.num_experts(); });
+    return ask([](const auto& r) { return moe::num_experts(r); });
   }
   int max_slots() const noexcept {
-    return ask([](const auto& r) { return r.max_slots(); });
+    return ask([](const auto& r) { return moe::max_slots(r); });
   }
   int select(const RowContext& row, Row<Slot> out) const noexcept {
     return ask([&](const auto& r) { return moe::select(r, row, out); });

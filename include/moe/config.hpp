@@ -12,6 +12,14 @@
 #define MOE_HD
 #endif
 
+// Before a template marked MOE_HD that calls its argument: nvcc checks the argument's marks for both sides, though only one
+// calls it.
+#if defined(__CUDACC__)
+#define MOE_CALLS_ARGUMENT _Pragma("nv_exec_check_disable")
+#else
+#define MOE_CALLS_ARGUMENT
+#endif
+
 // MOE_CHECKED: assertions on, and the frame of every call is filled with NaN before use.
 // On by default in builds without NDEBUG; -DMOE_CHECKED=0 or =1 decides.
 #if !defined(MOE_CHECKED)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <moe/concepts.hpp>
+#include <moe/error.hpp>
 #include <moe/gate.hpp>
 
 namespace moe {
@@ -18,6 +19,12 @@ struct Latent {
 
   int width() const noexcept { return enter_weight.rows; }
   int outer_width() const noexcept { return enter_weight.cols; }
+  template <class F>
+  void tables(F&& f) {
+    f(enter_bias, width());
+    f(leave_bias, outer_width());
+    f(norm, width());
+  }
   template <class X>
   void enter(const X& executor, Frame<Mem>& f, View<const float, Mem> in, View<float, Mem> out) const {
     executor.linear(f, in, enter_weight, enter_bias, out);
@@ -31,20 +38,34 @@ struct Latent {
 
 /// y += bias [H] (JetMoE).
 struct OutputBias {
-  const float* bias = nullptr;
+  Row<const float> bias{};  // the caller keeps it alive
+  template <class F>
+  void tables(F&& f) {
+    f(bias);
+  }
+  /// Throws Error unless there is a number for each column of y.
+  void check(int hidden) const { require_equal("moe::OutputBias", "biases", hidden, bias.size()); }
   template <class X, class M>
   void finish(const X& executor, Frame<M>& f, View<float, M> y) const {
-    executor.rows(f, y.rows, detail::AddBias<M>{y, bias});
+    executor.rows(f, y.rows, detail::AddBias<M>{y, bias.data()});
   }
 };
 
-/// y = gain * y / rms(y), over routed and shared experts together (A.X-K1); gain [H] or null.
+/// y = gain * y / rms(y), over routed and shared experts together (A.X-K1); gain [H], or empty: 1.
 struct OutputNorm {
-  const float* gain = nullptr;
+  Row<const float> gain{};  // the caller keeps it alive
   float epsilon = 1e-6f;
+  template <class F>
+  void tables(F&& f) {
+    f(gain);
+  }
+  /// Throws Error unless there is a number for each column of y, or none.
+  void check(int hidden) const {
+    if (!gain.empty()) require_equal("moe::OutputNorm", "gains", hidden, gain.size());
+  }
   template <class X, class M>
   void finish(const X& executor, Frame<M>& f, View<float, M> y) const {
-    executor.rows(f, y.rows, detail::NormaliseRow<M>{y, y, gain, epsilon, 1.0f});
+    executor.rows(f, y.rows, detail::NormaliseRow<M>{y, y, gain.data(), epsilon, 1.0f});
   }
 };
 

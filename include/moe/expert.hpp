@@ -71,6 +71,12 @@ struct ExpertForm {
   float expert_norm_eps = 0;  // above 0: each expert's output is divided by its root mean square (Muse-Spark)
   Env envelope{};
   Output output{};
+
+  template <class F>
+  void tables(F&& f) {
+    if constexpr (requires { envelope.tables(f); }) envelope.tables(f);
+    if constexpr (requires { output.tables(f); }) output.tables(f);
+  }
 };
 
 }  // namespace moe

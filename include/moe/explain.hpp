@@ -41,11 +41,11 @@ struct explain_form<ExpertForm<A, Env, Output>> : explain_activation<A> {};
 template <class R>
 struct explain_router_sizes {
   static_assert(std::copyable<R>, "moe::Router: must be copyable, kernels take it by value (docs/policies.md#router)");
-  static_assert(requires(const R r) { { r.num_logits() } noexcept -> std::same_as<int>; },
+  static_assert(Has<has_num_logits, R>,
                 "moe::Router: needs `int num_logits() const noexcept` (docs/policies.md#router)");
-  static_assert(requires(const R r) { { r.num_experts() } noexcept -> std::same_as<int>; },
+  static_assert(Has<has_num_experts, R>,
                 "moe::Router: needs `int num_experts() const noexcept` (docs/policies.md#router)");
-  static_assert(requires(const R r) { { r.max_slots() } noexcept -> std::same_as<int>; },
+  static_assert(Has<has_max_slots, R>,
                 "moe::Router: needs `int max_slots() const noexcept` (docs/policies.md#router)");
 };
 /// Has some `select`, however it is qualified; R is const or not.
@@ -64,8 +64,6 @@ struct explain_select {
 template <class R>
 struct explain_router : explain_router_sizes<R>, explain_select<R> {};
 
-template <class R>
-using inner_of = std::remove_cvref_t<decltype(std::declval<R&>().inner)>;
 /// A router, and under a decorator one that decides row by row, all the way down.
 template <class R>
 constexpr bool sound_router() {

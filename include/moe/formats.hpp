@@ -292,8 +292,9 @@ template <class List>
 using first_format = typename first_format_<List>::type;
 
 /// Calls `f(std::type_identity<F>{})` for the `index`-th format of the list; a wrong index calls nothing.
+MOE_CALLS_ARGUMENT
 template <class... F, class Function>
-constexpr void with_format(formats<F...>, int index, Function&& f) {
+MOE_HD constexpr void with_format(formats<F...>, int index, Function&& f) {
   int i = 0;
   static_cast<void>(((i++ == index ? (f(std::type_identity<F>{}), true) : false) || ...));
 }

@@ -82,6 +82,7 @@ struct GateCall {
   View<float, M> scratch{};       // [T, columns that the gate asks for]
   View<const float, M> state_in{};  // [T,R] of the layer before; none: zero
   View<float, M> state_out{};       // [T,R] for the layer after; none: not wanted
+  const int* modalities = nullptr;  // [T], as RouteContext's
 };
 
 /// The part of a frame that every executor has: logits, both tables, needs. Executors add what they compute in, also

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cmath>
+#include <string>
 
 #include <moe/concepts.hpp>
+#include <moe/error.hpp>
 #include <moe/layer/rows.hpp>
 
 namespace moe {
@@ -30,6 +32,10 @@ class Linear {
   int inputs() const noexcept { return weight_.cols; }
   View<const float, M> weight() const noexcept { return weight_; }
   const float* bias() const noexcept { return bias_; }
+  template <class F>
+  void tables(F&& f) {
+    f(bias_, outputs());
+  }
 
   template <class X>
   void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
@@ -60,6 +66,10 @@ class NormalisedLinear {
   int outputs() const noexcept { return weight_.rows; }
   int inputs() const noexcept { return weight_.cols; }
   int scratch_columns() const noexcept { return weight_.cols; }
+  template <class F>
+  void tables(F&& f) {
+    f(gain_, inputs());
+  }
 
   template <class X>
   void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
@@ -102,6 +112,11 @@ class CarriedMlp {
   int inputs() const noexcept { return w_.enter.cols; }
   int state_columns() const noexcept { return w_.enter.rows; }
   int scratch_columns() const noexcept { return 2 * state_columns(); }
+  template <class F>
+  void tables(F&& f) {
+    for (const float** table : {&w_.enter_bias, &w_.carried, &w_.norm, &w_.first_bias, &w_.second_bias})
+      f(*table, state_columns());
+  }
 
   template <class X>
   void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
@@ -152,6 +167,46 @@ class ResidualLinear {
 };
 template <class T, class U, class M>
 ResidualLinear(View<T, M>, View<U, M>) -> ResidualLinear<M>;
+
+/// A gate for each modality, chosen row by row: logits_t = W_m x_t + b_m, where m is the modality of row t (Ming-Omni's
+/// MultiRouter). `weight` [modalities L, H] and `bias` [modalities L] stand below each other in the order of modalities;
+/// the caller keeps both alive. A modality that is none of the model's, and a call that names none, is the first. Costs
+/// the gates of all modalities for each row of a call that names them.
+template <class M = host_memory>
+class LinearByModality {
+ public:
+  /// Throws Error unless the rows of `weight` are the same number for each modality.
+  LinearByModality(View<const float, M> weight, int modalities, const float* bias = nullptr)
+      : weight_(weight), modalities_(modalities), bias_(bias) {
+    if (modalities < 1 || weight.rows % modalities != 0)
+      raise(Error("moe::LinearByModality", "modalities", concat("a divisor of the ", weight.rows, " rows"),
+                  std::to_string(modalities)));
+  }
+
+  int outputs() const noexcept { return weight_.rows / modalities_; }
+  int inputs() const noexcept { return weight_.cols; }
+  int scratch_columns() const noexcept { return weight_.rows; }
+  template <class F>
+  void tables(F&& f) {
+    f(bias_, weight_.rows);
+  }
+
+  template <class X>
+  void logits(const X& executor, Frame<M>& f, const GateCall<M>& c) const {
+    if (c.modalities == nullptr) return executor.linear(f, c.in, weight_.slice(0, outputs()), bias_, c.logits);
+    executor.linear(f, c.in, weight_, bias_, c.scratch);
+    executor.rows(f, c.in.rows, detail::PickModality<M>{c.scratch, c.logits, c.modalities});
+  }
+
+ private:
+  View<const float, M> weight_;
+  int modalities_;
+  const float* bias_;
+};
+template <class T, class M>
+LinearByModality(View<T, M>, int) -> LinearByModality<M>;
+template <class T, class M>
+LinearByModality(View<T, M>, int, const float*) -> LinearByModality<M>;
 
 /// For layers whose calls always bring logits or a table.
 struct NoGate {

@@ -41,7 +41,7 @@ class MoELayer {
   /// fit, with the same results.
   WorkspaceSize workspace(int max_tokens) const {
     if constexpr (sound)
-      return parts_.workspace(max_tokens, router().max_slots());
+      return parts_.workspace(max_tokens, max_slots(router()));
     else
       return {};
   }
@@ -161,9 +161,13 @@ class MoELayer {
   }
   View<const float, memory> gate_logits(const Call<memory>& call, Memory& m) const {
     auto& f = m.routed;
-    const GateCall<memory> rows{call.router_input(), f.logits, m.gate_scratch, call.router_state_in,
-                                call.router_state_out};
-    gate().logits(executor(), f, rows);
+    gate().logits(executor(), f,
+                  GateCall<memory>{.in = call.router_input(),
+                                   .logits = f.logits,
+                                   .scratch = m.gate_scratch,
+                                   .state_in = call.router_state_in,
+                                   .state_out = call.router_state_out,
+                                   .modalities = call.context.modalities});
     return f.logits;
   }
   RouteContext<memory> context_of(const Call<memory>& call, [[maybe_unused]] Memory& m) const {

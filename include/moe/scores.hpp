@@ -37,8 +37,15 @@ enum class BiasOn {
   logit   // Kolibri
 };
 struct SelectionBias {
-  Row<const float> values;  // one per choosable id; empty: none. The host application keeps them alive
+  Row<const float> values{};  // one per choosable id; empty: none. The host application keeps them alive
   BiasOn on = BiasOn::score;
+  View<const float> by_modality{};  // [modalities, ids] instead, by RowContext::modality (DeepSeek-V4.1-Flash)
+
+  /// A modality that is none of the model's is the first, text.
+  MOE_HD Row<const float> of(int modality) const noexcept {
+    if (by_modality.rows == 0) return values;
+    return by_modality.row(modality >= 0 && modality < by_modality.rows ? modality : 0);
+  }
 };
 
 /// Only experts of the best groups can be chosen (DeepSeek-V2, V3). Group g holds the ids from g * E / count on.
@@ -51,9 +58,8 @@ struct GroupLimit {
     excluded,  // as if at minus infinity: DeepSeek-V3
     zero       // compete with a score of 0, which beats a negative biased score: DeepSeek-V2, A.X-K2
   };
-  static constexpr int most = 64;
 
-  int count = 1;  // of groups, at most `most`; 1: no limit
+  int count = 1;  // of groups; 1: no limit
   int kept = 1;
   By by = By::maximum;
   Others others = Others::excluded;
@@ -141,7 +147,7 @@ class RowScores {
   /// e^(logit - best), and zero where even the best logit is NaN.
   MOE_HD float relative(float logit) const noexcept { return best_ < -largest_float ? 0.0f : exp(logit - best_); }
 
-  Row<const float> logits_;
+  LogitRow logits_;
   Score score_;
   LogitMap map_;
   float best_ = -HUGE_VALF, sum_ = 0;

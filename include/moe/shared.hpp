@@ -20,6 +20,45 @@ void scale_rows(const X& executor, Frame<M>& f, const Factor& factor) {
   executor.rows(f, f.dims.tokens, ScaleRow<Factor, M>{f.table, factor});
 }
 
+/// Row t of the shared table = what the router makes of the logits behind those of the routed experts.
+template <class Router, class M>
+struct WeighByRouter {
+  Router router;
+  View<const float, M> logits;
+  RoutingTable<M> routed;
+  View<float, M> weights;  // [T,S]
+  RoutingTable<M> shared;
+  MOE_HD void operator()(int t) const noexcept {
+    RowContext row;
+    row.logits = logits.row(t);
+    router.weigh_shared(row, routed.slots.row(t).first(routed.size(t)), weights.row(t));
+    for (int s = 0; s < shared.slots.cols; ++s) shared.slots.row(t)[s] = {s, weights.row(t)[s]};
+    shared.count[t] = shared.slots.cols;
+  }
+};
+
+/// y += w (a0 x + a1 v) for the choices of row t in [first, first + C).
+template <class M>
+struct AddConstants {
+  ExpertId first;
+  View<const float, M> gate, value;
+  RoutingTable<M> table;
+  View<const float, M> in;
+  View<float, M> y;
+  MOE_HD void operator()(int t) const noexcept {
+    for (int k = 0; k < table.size(t); ++k) {
+      const Slot slot = table.slots.row(t)[k];
+      const int c = slot.expert - first;
+      if (c >= 0 && c < value.rows) add(t, c, slot.weight);
+    }
+  }
+  MOE_HD void add(int t, int c, float weight) const noexcept {
+    const Row<const float> x = in.row(t), v = value.row(c);
+    const float a0 = sigmoid(dot(gate.row(2 * c), x) - dot(gate.row(2 * c + 1), x));
+    for (int i = 0; i < x.size(); ++i) y.row(t)[i] = fma(weight, fma(a0, x[i], (1 - a0) * v[i]), y.row(t)[i]);
+  }
+};
+
 }  // namespace detail
 
 // ---- mixing: `weigh(executor, shared frame, in, routed frame)` gives each row's weight of each shared expert
@@ -62,6 +101,10 @@ struct LearnedMix {
   View<const float, M> coefficient;
   const float* bias = nullptr;
   static constexpr int num_logits() noexcept { return 2; }
+  template <class F>
+  void tables(F&& f) {
+    f(bias, 2);
+  }
   template <class X>
   void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>& routed) const {
     executor.linear(f, in, coefficient, bias, f.logits);
@@ -76,29 +119,16 @@ template <class Router>
 struct RouterWeightedShared {
   Router router;
   int num_logits() const noexcept { return router.shared; }
+  template <class F>
+  void tables(F&& f) {
+    visit_tables(router, f);
+  }
   template <class X, class M>
   void weigh(const X& executor, Frame<M>& f, View<const float, M>, Frame<M>& routed) const {
     if (routed.routing_logits.data == nullptr && f.dims.tokens > 0)
       raise(Error("moe::RouterWeightedShared", "the call", "logits, by the gate or in the call", "a table"));
-    executor.rows(f, f.dims.tokens, Weigh<M>{router, routed.routing_logits, routed.table, f.logits, f.table});
+    executor.rows(f, f.dims.tokens, detail::WeighByRouter<Router, M>{router, routed.routing_logits, routed.table, f.logits, f.table});
   }
-
- private:
-  template <class M>
-  struct Weigh {
-    Router router;
-    View<const float, M> logits;
-    RoutingTable<M> routed;
-    View<float, M> weights;  // [T,S]
-    RoutingTable<M> shared;
-    MOE_HD void operator()(int t) const noexcept {
-      RowContext row;
-      row.logits = logits.row(t);
-      router.weigh_shared(row, routed.slots.row(t).first(routed.size(t)), weights.row(t));
-      for (int s = 0; s < shared.slots.cols; ++s) shared.slots.row(t)[s] = {s, weights.row(t)[s]};
-      shared.count[t] = shared.slots.cols;
-    }
-  };
 };
 
 /// Shared experts of one layer: a resident storage of S experts with the routed ones' outer width, and their mixing.
@@ -109,6 +139,10 @@ struct SharedExperts {
   Form form{};
 
   int num_logits() const noexcept { return mixing.num_logits(); }
+  template <class F>
+  void tables(F&& f) {
+    visit_tables(mixing, f);
+  }
   template <class X, class M>
   void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>& routed) const {
     mixing.weigh(executor, f, in, routed);
@@ -130,28 +164,8 @@ struct ConstantExperts {
 
   template <class X>
   void add(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> y) const {
-    executor.rows(f, in.rows, Add{*this, f.table, in, y});
+    executor.rows(f, in.rows, detail::AddConstants<M>{first, gate, value, f.table, in, y});
   }
-
- private:
-  struct Add {
-    ConstantExperts experts;
-    RoutingTable<M> table;
-    View<const float, M> in;
-    View<float, M> y;
-    MOE_HD void operator()(int t) const noexcept {
-      for (int k = 0; k < table.size(t); ++k) {
-        const Slot slot = table.slots.row(t)[k];
-        const int c = slot.expert - experts.first;
-        if (c >= 0 && c < experts.value.rows) add(t, c, slot.weight);
-      }
-    }
-    MOE_HD void add(int t, int c, float weight) const noexcept {
-      const Row<const float> x = in.row(t), v = experts.value.row(c);
-      const float a0 = sigmoid(dot(experts.gate.row(2 * c), x) - dot(experts.gate.row(2 * c + 1), x));
-      for (int i = 0; i < x.size(); ++i) y.row(t)[i] = fma(weight, fma(a0, x[i], (1 - a0) * v[i]), y.row(t)[i]);
-    }
-  };
 };
 
 }  // namespace moe

@@ -21,8 +21,8 @@ __global__ void select_rows(Router router, const float* logits, const int* token
   context.tokens = tokens;
   context.resident = resident;
   context.seed = 7;
-  const moe::RowContext row = context.at(t, {logits + t * most_logits, router.num_logits()});
-  count[t] = moe::select(router, row, moe::Row<moe::Slot>{slots + t * most_slots, router.max_slots()});
+  const moe::RowContext row = context.at(t, {logits + t * most_logits, moe::num_logits(router)});
+  count[t] = moe::select(router, row, moe::Row<moe::Slot>{slots + t * most_slots, moe::max_slots(router)});
 }
 
 /// Memory that host and device see.
@@ -45,8 +45,8 @@ int rows_that_differ(const Router& router, Data& data) {
   int different = 0;
   for (int t = 0; t < rows; ++t) {
     moe::Slot expected[most_slots];
-    const moe::RowContext row = context.at(t, {data.logits + t * most_logits, router.num_logits()});
-    const int n = moe::select(router, row, moe::Row<moe::Slot>{expected, router.max_slots()});
+    const moe::RowContext row = context.at(t, {data.logits + t * most_logits, moe::num_logits(router)});
+    const int n = moe::select(router, row, moe::Row<moe::Slot>{expected, moe::max_slots(router)});
     bool same = n == data.count[t];
     for (int i = 0; same && i < n; ++i) {
       const moe::Slot& found = data.slots[t * most_slots + i];

@@ -12,8 +12,8 @@ namespace batch_router_laws {
 /// The table of one call; its memory holds NaN and strange ids before.
 template <class R>
 Table route(const R& router, const std::vector<float>& logits, const std::uint32_t* allowed = nullptr) {
-  const auto all = view(logits, router.num_logits());
-  Table table(all.rows, router.max_slots());
+  const auto all = view(logits, moe::num_logits(router));
+  Table table(all.rows, moe::max_slots(router));
   for (moe::Slot& s : table.slots_of_all) s = {-77, not_a_number};
   table.count.assign(table.count.size(), -9);
   moe::RouteContext<> context;
@@ -44,7 +44,7 @@ bool is_sound(const R& router, const Table& table) {
   for (const auto& row : rows(table)) {
     std::set<int> seen;
     for (const moe::Slot& s : row)
-      if (s.expert < 0 || s.expert >= router.num_experts() || !seen.insert(s.expert).second ||
+      if (s.expert < 0 || s.expert >= moe::num_experts(router) || !seen.insert(s.expert).second ||
           !std::isfinite(s.weight) || s.weight < 0)
         return false;
   }
@@ -59,7 +59,7 @@ void survives_every_batch(const R& router) {
   const float strange[] = {not_a_number, infinity, -infinity, std::numeric_limits<float>::max()};
   for (int i = 0; i < 300; ++i) {
     CAPTURE(i);
-    std::vector<float> logits = random.reals(random.between(0, 20) * router.num_logits(), 4);
+    std::vector<float> logits = random.reals(random.between(0, 20) * moe::num_logits(router), 4);
     for (float& l : logits) {
       if (i % 3 == 1) l = static_cast<float>(random.between(-1, 1));
       if (i % 3 == 2 && random.coin()) l = strange[random.below(4)];
@@ -67,25 +67,25 @@ void survives_every_batch(const R& router) {
     CHECK(is_sound(router, route(router, logits)));
   }
   CHECK(is_sound(router,
-                 route(router, std::vector<float>(static_cast<std::size_t>(7 * router.num_logits()), not_a_number))));
+                 route(router, std::vector<float>(static_cast<std::size_t>(7 * moe::num_logits(router)), not_a_number))));
 }
 template <class R>
 void uses_only_what_is_allowed(const R& router) {
   oracle::Random random(741);
-  REQUIRE(router.num_experts() <= 32);
+  REQUIRE(moe::num_experts(router) <= 32);
   for (int i = 0; i < 100; ++i) {
     const auto mask = static_cast<std::uint32_t>(random.engine());
-    for (const auto& row : rows(route(router, random.reals(9 * router.num_logits(), 4), &mask)))
+    for (const auto& row : rows(route(router, random.reals(9 * moe::num_logits(router), 4), &mask)))
       for (const moe::Slot& s : row) CHECK((mask >> s.expert & 1u) == 1u);
   }
   const std::uint32_t nobody = 0;
-  for (const auto& row : rows(route(router, random.reals(9 * router.num_logits(), 4), &nobody))) CHECK(row.empty());
+  for (const auto& row : rows(route(router, random.reals(9 * moe::num_logits(router), 4), &nobody))) CHECK(row.empty());
 }
 /// With logits that are all different, the rows' answers move with the rows.
 template <class R>
 void permuting_rows_permutes_the_answer(const R& router) {
   oracle::Random random(742);
-  const int n = router.num_logits(), tokens = 12;
+  const int n = moe::num_logits(router), tokens = 12;
   for (int i = 0; i < 50; ++i) {
     const std::vector<float> logits = random.reals(tokens * n, 4);
     std::vector<int> to(tokens);

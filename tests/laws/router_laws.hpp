@@ -20,7 +20,7 @@ using moe::Slot;
 template <class R>
 std::vector<Slot> choose(const R& router, const std::vector<float>& logits, int slots = -1,
                          const std::uint32_t* allowed = nullptr) {
-  std::vector<Slot> out(static_cast<std::size_t>(slots < 0 ? router.max_slots() : slots), Slot{-77, not_a_number});
+  std::vector<Slot> out(static_cast<std::size_t>(slots < 0 ? moe::max_slots(router) : slots), Slot{-77, not_a_number});
   const int token = 3, rule = 1, position = 5;
   const std::vector<std::uint32_t> all(64, ~0u);
   moe::RouteContext<> context;
@@ -66,7 +66,7 @@ template <class R, class F>
 void for_many_rows(const R& router, const F& f) {
   oracle::Random random(11);
   CAPTURE(random.seed);
-  const int n = router.num_logits();
+  const int n = moe::num_logits(router);
   for (int i = 0; i < 25; ++i) {
     f(random.reals(n, 8));
     f(coarse_logits(random, n));
@@ -80,12 +80,12 @@ void for_many_rows(const R& router, const F& f) {
 template <class R>
 int known_ids(const R& router) {
   const moe::IdMap ids = moe::ids_of(router);
-  return std::max(ids.networks + ids.identities, router.num_logits());
+  return std::max(ids.networks + ids.identities, moe::num_logits(router));
 }
 /// Ids that a mask of allowed experts has bits for.
 template <class R>
 int masked_ids(const R& router) {
-  return std::max(router.num_experts(), router.num_logits());
+  return std::max(moe::num_experts(router), moe::num_logits(router));
 }
 
 /// Rows of NaN, infinities and both zeros among numbers, of any width; the first are all the same.
@@ -97,7 +97,7 @@ void for_broken_rows(const R& router, const F& f) {
                          -0.0f,        moe::largest_float, -moe::largest_float, 0x1p-140f};
   for (int i = 0; i < 1000; ++i) {
     std::vector<float> logits;
-    for (int e = 0; e < router.num_logits(); ++e) {
+    for (int e = 0; e < moe::num_logits(router); ++e) {
       const int kind = i < 8 ? i : random.between(0, 11);
       logits.push_back(kind < 8 ? kinds[kind] : random.real());
     }
@@ -146,7 +146,7 @@ template <class R>
 void fewer_slots_give_a_prefix(const R& router) {
   for_many_rows(router, [&](const std::vector<float>& logits) {
     const std::vector<int> all = ids(choose(router, logits));
-    for (int n = 0; n <= router.max_slots(); ++n) {
+    for (int n = 0; n <= moe::max_slots(router); ++n) {
       const std::vector<int> some = ids(choose(router, logits, n));
       REQUIRE(some.size() <= all.size());
       CHECK(std::equal(some.begin(), some.end(), all.begin()));
@@ -161,7 +161,7 @@ template <class R>
 void chooses_only_what_is_allowed(const R& router) {
   oracle::Random random(16);
   for_many_masks(masked_ids(router), [&](const std::vector<std::uint32_t>& mask) {
-    for (const Slot& s : choose(router, random.reals(router.num_logits(), 4), -1, mask.data()))
+    for (const Slot& s : choose(router, random.reals(moe::num_logits(router), 4), -1, mask.data()))
       CHECK(has_bit(mask, s.expert));
   });
 }
@@ -175,7 +175,7 @@ void nothing_allowed_gives_nothing(const R& router) {
 template <class R>
 void the_row_of_the_batch_does_not_matter(const R& router) {
   const auto ask = [&](moe::RowContext row, int number) {
-    std::vector<Slot> out(static_cast<std::size_t>(router.max_slots()));
+    std::vector<Slot> out(static_cast<std::size_t>(moe::max_slots(router)));
     row.row = number;
     out.resize(static_cast<std::size_t>(moe::select(router, row, {out.data(), static_cast<int>(out.size())})));
     return out;
@@ -196,13 +196,13 @@ void ids_are_distinct_and_in_range(const R& router) {
   for_many_rows(router, [&](const std::vector<float>& logits) {
     const std::vector<int> found = ids(choose(router, logits));
     CHECK(std::set<int>(found.begin(), found.end()).size() == found.size());
-    for (const int e : found) CHECK((e >= 0 && e < router.num_experts()));
+    for (const int e : found) CHECK((e >= 0 && e < moe::num_experts(router)));
   });
 }
 template <class R>
 void fills_every_slot(const R& router) {
   for_many_rows(router, [&](const std::vector<float>& logits) {
-    CHECK(static_cast<int>(choose(router, logits).size()) == router.max_slots());
+    CHECK(static_cast<int>(choose(router, logits).size()) == moe::max_slots(router));
   });
 }
 template <class R>
@@ -258,7 +258,7 @@ void fewer_slots_give_the_first_picks(const R& router) {
 /// All 3^8 patterns of NaN, +inf, -inf over finite logits, and all 4^8 with a finite fourth.
 template <class R>
 void survives_every_pattern(const R& router) {
-  REQUIRE(router.num_logits() == 8);
+  REQUIRE(moe::num_logits(router) == 8);
   const float kinds[] = {not_a_number, infinity, -infinity, 0};
   for (int pattern = 0; pattern < 1 << 16; ++pattern) {
     CAPTURE(pattern);
@@ -268,7 +268,7 @@ void survives_every_pattern(const R& router) {
       logits.push_back(kind == 3 ? static_cast<float>(e % 3) - 1 : kinds[kind]);
     }
     const std::vector<Slot> slots = choose(router, logits);
-    bool sound = static_cast<int>(slots.size()) == router.max_slots();
+    bool sound = static_cast<int>(slots.size()) == moe::max_slots(router);
     std::uint32_t seen = 0;
     for (const Slot& s : slots) {
       sound = sound && s.expert >= 0 && s.expert < 8 && (seen >> s.expert & 1) == 0;
@@ -280,9 +280,9 @@ void survives_every_pattern(const R& router) {
 }
 template <class R>
 void ranks_not_a_number_below_every_number(const R& router) {
-  std::vector<float> logits(static_cast<std::size_t>(router.num_logits()), not_a_number);
+  std::vector<float> logits(static_cast<std::size_t>(moe::num_logits(router)), not_a_number);
   logits.back() = -infinity;
-  CHECK(choose(router, logits).front().expert == router.num_logits() - 1);
+  CHECK(choose(router, logits).front().expert == moe::num_logits(router) - 1);
 }
 
 /// The sums are exact, so that softmax sees the same differences.
@@ -290,7 +290,7 @@ template <class R>
 void adding_a_constant_changes_nothing(const R& router) {
   oracle::Random random(12);
   for (int i = 0; i < 100; ++i) {
-    std::vector<float> logits = distinct_logits(random, router.num_logits());
+    std::vector<float> logits = distinct_logits(random, moe::num_logits(router));
     const std::vector<Slot> before = choose(router, logits);
     for (float& l : logits) l += static_cast<float>(i - 50);
     const std::vector<Slot> after = choose(router, logits);
@@ -301,12 +301,12 @@ void adding_a_constant_changes_nothing(const R& router) {
 template <class R>
 void permuting_experts_permutes_the_answer(const R& router) {
   oracle::Random random(13);
-  const auto n = static_cast<std::size_t>(router.num_logits());
+  const auto n = static_cast<std::size_t>(moe::num_logits(router));
   std::vector<int> to(n);
   std::iota(to.begin(), to.end(), 0);
   for (int i = 0; i < 100; ++i) {
     std::shuffle(to.begin(), to.end(), random.engine);
-    const std::vector<float> logits = distinct_logits(random, router.num_logits());
+    const std::vector<float> logits = distinct_logits(random, moe::num_logits(router));
     std::vector<float> permuted(n);
     for (std::size_t e = 0; e < n; ++e) permuted[static_cast<std::size_t>(to[e])] = logits[e];
     std::vector<int> expected;
@@ -318,7 +318,7 @@ void permuting_experts_permutes_the_answer(const R& router) {
 template <class R>
 void picks_only_what_is_allowed(const R& router) {
   oracle::Random random(14);
-  const int n = router.num_experts();
+  const int n = moe::num_experts(router);
   for (int i = 0; i < 200; ++i) {
     std::vector<std::uint32_t> mask(static_cast<std::size_t>(n + 31) / 32);
     for (std::uint32_t& word : mask) word = static_cast<std::uint32_t>(random.engine());
@@ -326,14 +326,14 @@ void picks_only_what_is_allowed(const R& router) {
     for (int e = 0; e < n; ++e) allowed += static_cast<int>(mask[static_cast<std::size_t>(e / 32)] >> (e % 32) & 1u);
     const std::vector<Slot> slots = choose(router, random.reals(n, 4), -1, mask.data());
     for (const Slot& s : slots) CHECK((mask[static_cast<std::size_t>(s.expert / 32)] >> (s.expert % 32) & 1u) == 1u);
-    CHECK(static_cast<int>(slots.size()) == std::min(allowed, router.max_slots()));
+    CHECK(static_cast<int>(slots.size()) == std::min(allowed, moe::max_slots(router)));
   }
 }
 template <class R>
 void nothing_allowed_gives_no_slot(const R& router) {
-  const std::vector<std::uint32_t> mask(static_cast<std::size_t>(router.num_experts() + 31) / 32, 0u);
+  const std::vector<std::uint32_t> mask(static_cast<std::size_t>(moe::num_experts(router) + 31) / 32, 0u);
   CHECK(
-      choose(router, std::vector<float>(static_cast<std::size_t>(router.num_logits()), 1.0f), -1, mask.data()).empty());
+      choose(router, std::vector<float>(static_cast<std::size_t>(moe::num_logits(router)), 1.0f), -1, mask.data()).empty());
 }
 
 /// Weights against the oracle's text of the same rule.
@@ -341,7 +341,7 @@ template <class R>
 void weights_agree_with_oracle(const R& router, const oracle::Routing& rule) {
   for_many_rows(router, [&](const std::vector<float>& logits) {
     const std::vector<Slot> found = choose(router, logits);
-    const std::vector<oracle::Pick> expected = oracle::route(rule, logits, router.max_slots());
+    const std::vector<oracle::Pick> expected = oracle::route(rule, logits, moe::max_slots(router));
     REQUIRE(found.size() == expected.size());
     for (std::size_t k = 0; k < found.size(); ++k) {
       CHECK(found[k].expert == expected[k].expert);

@@ -120,7 +120,7 @@ struct ZipfLogits {
 /// Cache figures of tokens that come one by one, through slots for `slots` records of a file.
 template <class Router, class Source>
 moe::CacheStatistics decode(const Router& router, const Source& source, const std::vector<float>& logits, int slots) {
-  const int hidden = source.shape().hidden, tokens = static_cast<int>(logits.size()) / router.num_logits();
+  const int hidden = source.shape().hidden, tokens = static_cast<int>(logits.size()) / moe::num_logits(router);
   const moe::ExpertCache cache{{.bytes = static_cast<std::size_t>(slots) * source.bytes(0)}};
   const moe::MoELayer layer(moe::NoGate{}, router, moe::Cached{cache, source}, moe::Cpu{.threads = 1});
   const std::vector<float> x(static_cast<std::size_t>(hidden), 0.5f);
@@ -128,7 +128,7 @@ moe::CacheStatistics decode(const Router& router, const Source& source, const st
   moe::Workspace ws(layer.workspace(1));
   for (int t = 0; t < tokens; ++t) {
     moe::Call<> call{.x = view(x, hidden), .y = view(y, hidden)};
-    call.logits = view(logits, router.num_logits()).slice(t, 1);
+    call.logits = view(logits, moe::num_logits(router)).slice(t, 1);
     layer.forward(call, ws);
   }
   return cache.statistics();

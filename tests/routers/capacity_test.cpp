@@ -20,8 +20,8 @@ TopK softmax_top(int experts, int k) { return {.experts = experts, .k = k, .scor
 /// Rows that each choose by their own logits, before any column rule.
 template <class R>
 Table chosen(const R& router, const std::vector<float>& logits, const moe::RouteContext<>& context = {}) {
-  const auto all = view(logits, router.num_logits());
-  Table table(all.rows, router.max_slots());
+  const auto all = view(logits, moe::num_logits(router));
+  Table table(all.rows, moe::max_slots(router));
   for (int t = 0; t < all.rows; ++t)
     table.count[static_cast<std::size_t>(t)] = moe::select(router, context.at(t, all.row(t)), table.get().slots.row(t));
   return table;
@@ -31,11 +31,11 @@ Table chosen(const R& router, const std::vector<float>& logits, const moe::Route
 template <class R>
 void limit(const R& router, Table& table, const moe::RouteContext<>& context = {}, bool backwards = false) {
   const moe::RoutingTable<> t = table.get();
-  std::vector<int> offset(static_cast<std::size_t>(router.num_experts()) + 1), entry(table.slots_of_all.size());
+  std::vector<int> offset(static_cast<std::size_t>(moe::num_experts(router)) + 1), entry(table.slots_of_all.size());
   moe::Dispatch<> d{offset.data(), entry.data()};
   moe::group_by_expert(t, moe::ids_of(router), d);
-  for (int i = 0; i < router.num_experts(); ++i) {
-    const int e = backwards ? router.num_experts() - 1 - i : i;
+  for (int i = 0; i < moe::num_experts(router); ++i) {
+    const int e = backwards ? moe::num_experts(router) - 1 - i : i;
     moe::admit(router, moe::Column{.expert = e,
                                    .entries = d.entries(e),
                                    .slots = {t.slots.data, t.slots.rows * t.slots.cols},
@@ -245,14 +245,14 @@ TEST_CASE("Capacity gives a lone survivor the weight 1 when it renormalises") {
   // Rows 0 and 1 choose experts 0 and 1, one place each: row 1 loses expert 0 and its second choice keeps nothing.
   const Rule rule{.inner = softmax_top(3, 2), .fixed = 1, .renormalise = true};
   const Table table = routed(rule, {3, 2, 0, 3, 0, 2});
-  CHECK(ids_of_all(table) == std::vector<int>{0, 1, -1, 2});
+  CHECK(ids_of_all(table) == std::vector<int>{0, 1, moe::dropped(0), 2});
   CHECK(weights_of_all(table)[3] == 1);
 }
-TEST_CASE("Capacity keeps the place of a dropped choice, with id -1 and weight 0") {
+TEST_CASE("Capacity keeps the place of a dropped choice, which still says who was chosen, with weight 0") {
   const Rule rule{.inner = softmax_top(2, 1), .fixed = 1};
   const Table table = routed(rule, {5, 0, 5, 0});
   CHECK(table.count == std::vector<int>{1, 1});
-  CHECK(table.slots_of_all[1].expert == -1);
+  CHECK(table.slots_of_all[1].expert == moe::dropped(0));
   CHECK(table.slots_of_all[1].weight == 0);
 }
 
@@ -263,7 +263,7 @@ TEST_CASE("no expert gets more rows than its capacity, and a full one exactly th
     const Case c = arbitrary_case();
     const Table before = chosen(c.rule, c.logits), after = routed(c.rule, c.logits, c.context);
     const int most = c.rule.capacity(c.tokens, before.columns);
-    for (int e = 0; e < c.rule.num_experts(); ++e) RC_ASSERT(load(after, e) == std::min(most, load(before, e)));
+    for (int e = 0; e < moe::num_experts(c.rule); ++e) RC_ASSERT(load(after, e) == std::min(most, load(before, e)));
   }));
 }
 TEST_CASE("Capacity that drops nothing keeps everything") {
@@ -283,12 +283,12 @@ TEST_CASE("a capacity of all rows equals none") {
     RC_ASSERT(same(routed(unlimited, c.logits, c.context), routed(c.rule, c.logits, c.context)));
   }));
 }
-TEST_CASE("dropping never changes an id, only removes it") {
+TEST_CASE("dropping never changes an id, only marks it as dropped") {
   CHECK(rc::check([] {
     const Case c = arbitrary_case();
     const std::vector<int> before = ids_of_all(chosen(c.rule, c.logits));
     const std::vector<int> after = ids_of_all(routed(c.rule, c.logits, c.context));
-    for (std::size_t i = 0; i < after.size(); ++i) RC_ASSERT(after[i] == before[i] || after[i] == -1);
+    for (std::size_t i = 0; i < after.size(); ++i) RC_ASSERT(after[i] == before[i] || after[i] == moe::dropped(before[i]));
   }));
 }
 TEST_CASE("who is kept by position in token order is a prefix of the column") {
@@ -298,7 +298,7 @@ TEST_CASE("who is kept by position in token order is a prefix of the column") {
     c.rule.first_choices_first = false;
     const std::vector<int> before = ids_of_all(chosen(c.rule, c.logits));
     const std::vector<int> after = ids_of_all(routed(c.rule, c.logits, c.context));
-    for (int e = 0; e < c.rule.num_experts(); ++e) {
+    for (int e = 0; e < moe::num_experts(c.rule); ++e) {
       bool dropped = false;
       for (std::size_t i = 0; i < after.size(); ++i) {
         if (before[i] != e) continue;
@@ -368,7 +368,7 @@ TEST_CASE("random selection keeps every position with the same probability") {
 TEST_CASE("selection by position never keeps the last of too many rows") {
   oracle::Random random(702);
   const Table table = routed(Rule{.inner = softmax_top(2, 1), .fixed = 10}, everyone_wants_the_first(40, random));
-  CHECK(table.slots_of_all.back().expert == -1);
+  CHECK(table.slots_of_all.back().expert == moe::dropped(0));
 }
 TEST_CASE("random selection is another one for another seed") {
   oracle::Random random(703);

@@ -37,6 +37,6 @@ TEST_CASE("NaN does not leave") {
   CHECK(choose(ExitRouter<TopK>{{.experts = 2, .k = 2}, 0}, {0, 0, not_a_number}).size() == 2);
 }
 TEST_CASE("the exit score is one logit more") {
-  CHECK(ExitRouter<TopK>{{.experts = 8, .k = 2}}.num_logits() == 9);
-  CHECK(ExitRouter<TopK>{{.experts = 8, .k = 2}}.num_experts() == 8);
+  CHECK(moe::num_logits(ExitRouter<TopK>{{.experts = 8, .k = 2}}) == 9);
+  CHECK(moe::num_experts(ExitRouter<TopK>{{.experts = 8, .k = 2}}) == 8);
 }

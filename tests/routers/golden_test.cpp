@@ -35,7 +35,7 @@ void agrees(const Router& router, const std::string& family, int picks) {
   for (const char* name : {"io.safetensors", "io_t1.safetensors"}) {
     CAPTURE(name);
     const Case c = case_of(family, name);
-    const auto columns = static_cast<std::size_t>(picks), width = static_cast<std::size_t>(router.num_logits());
+    const auto columns = static_cast<std::size_t>(picks), width = static_cast<std::size_t>(moe::num_logits(router));
     REQUIRE(c.logits.size() / width == c.ids.size() / columns);
     for (std::size_t t = 0; t < c.ids.size() / columns; ++t) {
       CAPTURE(t);

@@ -55,7 +55,7 @@ TEST_CASE("a zero's partner gets weight one") {
 }
 TEST_CASE("the ids are networks, copies, constants, zeros") {
   const MixedExperts<TopK> r = router_of(softmax_of_two);
-  CHECK(r.num_experts() == 5);
+  CHECK(moe::num_experts(r) == 5);
   CHECK(moe::ids_of(r).networks == 5);
   CHECK(moe::ids_of(r).identities == 1);
   CHECK(r.first_constant() == 6);

@@ -21,7 +21,7 @@ std::vector<moe::Slot> at_position(const Noisy<TopK>& router, const std::vector<
   moe::RouteContext<> context;
   context.positions = &position;
   context.seed = 11;
-  std::vector<moe::Slot> out(static_cast<std::size_t>(router.max_slots()));
+  std::vector<moe::Slot> out(static_cast<std::size_t>(moe::max_slots(router)));
   const int n = router.select(context.at(0, {logits.data(), static_cast<int>(logits.size())}),
                               {out.data(), static_cast<int>(out.size())});
   out.resize(static_cast<std::size_t>(n));

@@ -21,7 +21,7 @@ NullExperts<TopK> router_of(int experts, int nulls, int k, Null kind = Null::zer
 
 /// Sorts all n + m ids, takes k, drops the nulls, and divides by the sum of what is left, in double precision.
 std::vector<oracle::Pick> by_the_paper(const NullExperts<TopK>& r, const std::vector<float>& logits) {
-  const int experts = r.num_experts();
+  const int experts = moe::num_experts(r);
   std::vector<float> shifted = logits;
   for (std::size_t e = static_cast<std::size_t>(experts); e < shifted.size(); ++e) shifted[e] += r.shift;
   std::vector<oracle::Pick> picked = oracle::route({oracle::Score::softmax}, shifted, r.k);
@@ -65,8 +65,8 @@ TEST_CASE("NullExperts does what the paper says, over sizes from the paper and o
       for (int i = 0; i < 200; ++i) {
         NullExperts<TopK> r = router_of(experts, nulls, k, kind);
         r.shift = static_cast<float>(random.between(-4, 4)) / 2;  // sums with multiples of 1/64 are exact
-        check_against_paper(r, i % 4 == 0 ? router_laws::coarse_logits(random, r.num_logits())
-                                          : router_laws::distinct_logits(random, r.num_logits()));
+        check_against_paper(r, i % 4 == 0 ? router_laws::coarse_logits(random, moe::num_logits(r))
+                                          : router_laws::distinct_logits(random, moe::num_logits(r)));
       }
 }
 TEST_CASE("a gate with copied columns routes as the trained one did, bit for bit") {
@@ -199,7 +199,7 @@ TEST_CASE("nulls only remove choices: the rest is the beginning of the top k") {
   CHECK(rc::check([] {
     const Case c = arbitrary_case();
     const std::vector<int> found = ids(choose(c.router, c.logits));
-    const std::vector<float> experts(c.logits.begin(), c.logits.begin() + c.router.num_experts());
+    const std::vector<float> experts(c.logits.begin(), c.logits.begin() + moe::num_experts(c.router));
     const std::vector<int> all = ids(choose(c.router.inner, experts));
     RC_ASSERT(found.size() <= all.size());
     RC_ASSERT(std::equal(found.begin(), found.end(), all.begin()));
@@ -210,7 +210,7 @@ TEST_CASE("weights are the softmax of the experts that are left, bit for bit, wh
     const Case c = arbitrary_case();
     const std::vector<moe::Slot> found = choose(c.router, c.logits);
     if (found.empty()) return;
-    const std::vector<float> experts(c.logits.begin(), c.logits.begin() + c.router.num_experts());
+    const std::vector<float> experts(c.logits.begin(), c.logits.begin() + moe::num_experts(c.router));
     TopK alone = c.router.inner;
     alone.k = static_cast<int>(found.size());
     RC_ASSERT(bits(weights(found)) == bits(weights(choose(alone, experts))));
@@ -223,7 +223,7 @@ TEST_CASE("experts and nulls together take k picks") {
     c.router.kind = Null::identity;
     const std::vector<int> all = ids(choose(c.router, c.logits));
     RC_ASSERT(static_cast<int>(all.size()) == c.router.k);
-    const auto is_expert = [&](int e) { return e < c.router.num_experts(); };
+    const auto is_expert = [&](int e) { return e < moe::num_experts(c.router); };
     RC_ASSERT(static_cast<std::size_t>(std::count_if(all.begin(), all.end(), is_expert)) == experts);
   }));
 }
@@ -239,7 +239,7 @@ TEST_CASE("the order of the nulls does not matter to the experts") {
   CHECK(rc::check([] {
     Case c = arbitrary_case();
     const std::vector<moe::Slot> before = choose(c.router, c.logits);
-    std::reverse(c.logits.begin() + c.router.num_experts(), c.logits.end());
+    std::reverse(c.logits.begin() + moe::num_experts(c.router), c.logits.end());
     const std::vector<moe::Slot> after = choose(c.router, c.logits);
     RC_ASSERT(ids(before) == ids(after));
     RC_ASSERT(bits(weights(before)) == bits(weights(after)));

@@ -41,7 +41,7 @@ struct PrefersResident {
     out[0] = {-1, 1};
     for (const bool here : {true, false})
       for (int e = 0; e < experts; ++e)
-        if (row.may_use(e) && ((row.resident[0] >> e & 1u) != 0) == here && out[0].expert < 0) out[0].expert = e;
+        if (row.may_use(e) && row.is_resident(e) == here && out[0].expert < 0) out[0].expert = e;
     return 1;
   }
 };
@@ -155,7 +155,7 @@ TEST_CASE("the call's mask and residency speak of the new ids") {
   const moe::RemapRouter<PrefersResident> router{{experts}, row(to), 3};
   for (std::uint32_t here = 0; here < 8; ++here) {
     moe::RowContext context;
-    context.resident = &here;
+    context.resident_bits = &here;
     moe::Slot out;
     REQUIRE(moe::select(router, context, {&out, 1}) == 1);
     // The lowest old id whose group is here: the groups of ids 0, 1, 2 are 2, 0, 1.

@@ -25,12 +25,9 @@ struct Seeing {
   Inner inner;
   std::uint32_t resident = 0;
 
-  int num_logits() const noexcept { return inner.num_logits(); }
-  int num_experts() const noexcept { return inner.num_experts(); }
-  int max_slots() const noexcept { return inner.max_slots(); }
   int select(const moe::RowContext& row, moe::Row<moe::Slot> out) const noexcept {
     moe::RowContext seeing = row;
-    seeing.resident = &resident;
+    seeing.resident_bits = &resident;
     return moe::select(inner, seeing, out);
   }
 };

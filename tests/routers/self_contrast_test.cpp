@@ -19,7 +19,7 @@ std::vector<moe::Slot> choose_by(const Router& router, int rule, const std::vect
   context.rules = &rule;
   context.positions = &position;
   context.allowed = allowed;
-  std::vector<moe::Slot> out(static_cast<std::size_t>(router.max_slots()));
+  std::vector<moe::Slot> out(static_cast<std::size_t>(moe::max_slots(router)));
   const int n = router.select(context.at(0, {logits.data(), static_cast<int>(logits.size())}),
                               {out.data(), static_cast<int>(out.size())});
   out.resize(static_cast<std::size_t>(n));

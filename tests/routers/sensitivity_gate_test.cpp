@@ -17,9 +17,9 @@ namespace {
 /// A router that cannot weigh chosen ids.
 struct Opaque {
   TopK router;
-  int num_logits() const noexcept { return router.num_logits(); }
-  int num_experts() const noexcept { return router.num_experts(); }
-  int max_slots() const noexcept { return router.max_slots(); }
+  int num_logits() const noexcept { return moe::num_logits(router); }
+  int num_experts() const noexcept { return moe::num_experts(router); }
+  int max_slots() const noexcept { return moe::max_slots(router); }
   int select(const moe::RowContext& row, moe::Row<moe::Slot> out) const noexcept { return router.select(row, out); }
 };
 
@@ -37,7 +37,7 @@ int chosen(const SensitivityGate<TopK>& r, const std::vector<float>& logits, boo
   moe::Slot out[8];
   moe::RouteContext<> context;
   context.decode = decode;
-  return moe::select(r, context.at(0, {logits.data(), static_cast<int>(logits.size())}), {out, r.max_slots()});
+  return moe::select(r, context.at(0, {logits.data(), static_cast<int>(logits.size())}), {out, moe::max_slots(r)});
 }
 
 }  // namespace

@@ -90,7 +90,7 @@ std::vector<std::pair<int, double>> expected(const TopK& r, const std::vector<fl
 
 /// Scores are within about 12 roundings of the exact ones and sums add one for each term, so 2^-24 * 2 * (E + 12)
 /// bounds the relative error of every weight.
-double bound(const TopK& r, double weight) { return std::ldexp(2.0 * (r.num_logits() + 12), -24) * std::fabs(weight); }
+double bound(const TopK& r, double weight) { return std::ldexp(2.0 * (moe::num_logits(r) + 12), -24) * std::fabs(weight); }
 
 /// Logits that are 1/16 apart, so that float and double order scores alike.
 std::vector<float> separated(oracle::Random& random, int n) {
@@ -105,7 +105,7 @@ void agrees(const TopK& router, std::uint64_t seed) {
   oracle::Random random(seed);
   CAPTURE(seed);
   for (int round = 0; round < 200; ++round) {
-    const std::vector<float> logits = separated(random, router.num_logits());
+    const std::vector<float> logits = separated(random, moe::num_logits(router));
     const auto want = expected(router, logits);
     const std::vector<moe::Slot> found = choose(router, logits);
     REQUIRE(found.size() == want.size());
@@ -180,7 +180,7 @@ TEST_CASE("every expert has a scale of its own") {
 TEST_CASE("identities and nulls are chosen like experts, behind them") {
   const TopK router{.experts = 4, .k = 5, .score = Score::softmax, .scale = 6, .identities = 2, .nulls = 1};
   agrees(router, 7);
-  CHECK(router.num_logits() == 7);
+  CHECK(moe::num_logits(router) == 7);
   const moe::IdMap ids = router.ids();
   CHECK((ids.network(3) && ids.identity(4) && ids.identity(5)));
   CHECK_FALSE((ids.network(6) || ids.identity(6)));

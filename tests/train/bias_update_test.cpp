@@ -11,8 +11,8 @@ namespace {
 
 /// Loads of one batch of rows whose logits are skewed towards low ids.
 std::vector<int> loads_of(const TopK& router, oracle::Random& random, int tokens) {
-  const int n = router.num_logits();
-  Table table(tokens, router.max_slots());
+  const int n = moe::num_logits(router);
+  Table table(tokens, moe::max_slots(router));
   for (int t = 0; t < tokens; ++t) {
     std::vector<float> logits = random.reals(n, 2);
     for (int e = 0; e < n; ++e)

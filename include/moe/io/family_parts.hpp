@@ -1,6 +1,7 @@
 // The parts that the families' configs share: sizes, which layers have experts, routers, tensor names.
 #pragma once
 
+#include <limits>
 #include <moe/io/block_config.hpp>
 #include <string>
 #include <string_view>
@@ -190,7 +191,7 @@ inline GroupLimit read_groups(const ConfigReader& config, const BlockConfig& b, 
   GroupLimit groups;
   groups.by = by;
   groups.others = others;
-  groups.count = config.integer_or(1, {"n_group", "num_expert_group"}, 1, GroupLimit::most);
+  groups.count = config.integer_or(1, {"n_group", "num_expert_group"}, 1, std::numeric_limits<int>::max());
   if (groups.count == 1) return groups;
   const int experts = b.router.experts.at(0);
   if (experts % groups.count != 0)

@@ -15,6 +15,7 @@ struct CallFacts {
   int gate_inputs = -1;  // negative: the layer has no gate
   int state_columns = 0;
   Uses uses = Uses::nothing;
+  bool row_by_row = true;  // whether the router decides each row on its own
 };
 
 template <class M>
@@ -34,6 +35,8 @@ class CallChecks {
     required(Uses::tokens, call_.context.tokens, "context.tokens");
     required(Uses::rules, call_.context.rules, "context.rules");
     required(Uses::positions, call_.context.positions, "context.positions");
+    if (call_.context.picks != nullptr && !facts_.row_by_row)
+      raise(Error(where, "context.picks", "null, for a router that looks at the whole batch", "picks of each row"));
   }
 
   /// Throws Error for a call whose result has no place.

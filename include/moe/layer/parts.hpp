@@ -47,16 +47,17 @@ struct LayerParts {
   }
   CallFacts facts() const {
     return {.hidden = hidden(),
-            .logits = router.num_logits(),
-            .max_slots = router.max_slots(),
+            .logits = num_logits(router),
+            .max_slots = max_slots(router),
             .gate_inputs = has_gate ? gate.inputs() : -1,
             .state_columns = state_columns(gate),
-            .uses = required_uses(router)};
+            .uses = required_uses(router),
+            .row_by_row = TokenRouter<Router>};
   }
   /// Slots per token of a call.
   int slots_of(const Call<memory>& call) const {
     if (call.brings_table()) return call.table.slots.cols;
-    return call.max_slots != 0 ? call.max_slots : router.max_slots();
+    return call.max_slots != 0 ? call.max_slots : max_slots(router);
   }
   /// Whether the router's answer for a row depends on the other rows of the call, so that it cannot be cut.
   bool looks_at_batch(const Call<memory>& call) const {
@@ -73,12 +74,13 @@ struct LayerParts {
     const ExpertShape s = storage.shape();
     require_equal(where, "experts in the storage", local_experts(executor, ids_of(router).networks),
                   storage.num_experts());
-    if constexpr (has_gate) require_equal(where, "rows of the gate", router.num_logits(), gate.outputs());
+    if constexpr (has_gate) require_equal(where, "rows of the gate", num_logits(router), gate.outputs());
     require_equal(where, "gated experts (1 yes, 0 no)", int{Form::activation::gated}, int{s.gated});
     check_options(router);
-    if (router.max_slots() < 1)
-      raise(Error(where, "slots per token", "at least 1", std::to_string(router.max_slots())));
+    if (max_slots(router) < 1)
+      raise(Error(where, "slots per token", "at least 1", std::to_string(max_slots(router))));
     if constexpr (enveloped<Form>) require_equal(where, "width of the envelope", s.hidden, form.envelope.width());
+    if constexpr (requires { form.output.check(hidden()); }) form.output.check(hidden());
     if constexpr (shared_experts) {
       const ExpertShape every = shared.storage.shape();
       require_equal(where, "hidden width of the shared experts", hidden(), every.hidden);
@@ -109,7 +111,7 @@ struct LayerParts {
     Memory m;
     const ExpertShape s = storage.shape();
     const IdMap ids = ids_of(router);
-    m.routed = executor.carve(main, staging, {tokens, s.hidden, s.ffn, router.num_logits(), ids.networks, slots}, ids);
+    m.routed = executor.carve(main, staging, {tokens, s.hidden, s.ffn, num_logits(router), ids.networks, slots}, ids);
     if (const int columns = scratch_columns(gate); columns > 0)
       m.gate_scratch = main.template matrix<float, memory>(tokens, columns);
     if constexpr (enveloped<Form>) {

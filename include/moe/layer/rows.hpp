@@ -20,7 +20,9 @@ struct SelectRow {
   RouteContext<M> context;
   View<const float, M> logits;
   MOE_HD void operator()(int t) const noexcept {
-    table.count[t] = select(router, context.at(t, logits.row(t)), table.slots.row(t));
+    const RowContext row = context.at(t, logits.row(t));
+    const Row<Slot> out = table.slots.row(t);
+    table.count[t] = select(router, row, row.picks >= 0 && row.picks < out.size() ? out.first(row.picks) : out);
   }
 };
 /// Row t of the table = what the call brings, as far as it is filled.
@@ -48,6 +50,7 @@ struct AdmitColumn {
                          .slots = {slots.data, slots.rows * slots.cols},
                          .slots_per_row = slots.cols,
                          .tokens = slots.rows,
+                         .first_row = context.first_row,
                          .seed = context.seed,
                          .positions = context.positions});
   }
@@ -73,6 +76,19 @@ struct NormaliseRow {
     const Row<const float> x = in.row(t);
     const float inverse = scale / root_mean_square(x, epsilon);
     for (int i = 0; i < x.size(); ++i) out.row(t)[i] = x[i] * inverse * (gain != nullptr ? gain[i] : 1.0f);
+  }
+};
+
+/// out [T,L] = those L columns of in [T, modalities L] that belong to the row's modality.
+template <class M>
+struct PickModality {
+  View<const float, M> in;
+  View<float, M> out;
+  const int* modalities;
+  MOE_HD void operator()(int t) const noexcept {
+    const int m = modalities[t];
+    const int first = m >= 0 && m < in.cols / out.cols ? m * out.cols : 0;
+    for (int i = 0; i < out.cols; ++i) out.row(t)[i] = in.row(t)[first + i];
   }
 };
 

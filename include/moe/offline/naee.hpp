@@ -46,7 +46,7 @@ BestSubset naee_exhaustive(const Layer& layer, Call<> call, View<const float> z,
   require_equal("moe::naee_exhaustive", "rows of the outputs", call.x.rows, z.rows);
   require_equal("moe::naee_exhaustive", "columns of the outputs", call.x.cols, z.cols);
   const int experts = ids_of(layer.router()).networks;
-  const int others = layer.router().num_logits() - experts;
+  const int others = num_logits(layer.router()) - experts;
   std::vector<float> y(static_cast<std::size_t>(z.rows) * static_cast<std::size_t>(z.cols));
   call.y = {y.data(), z.rows, z.cols};
   Workspace<host_memory> workspace(layer.workspace(call.x.rows));

@@ -21,7 +21,7 @@ enum class Drop {
 /// A column rule around any token router: an expert computes at most C = max(ceil(T k factor / E), minimum) rows, and
 /// never more than T. Fedus et al. 2021; DeepSpeed-MoE (`sharded_moe.py`); Lepikhin et al. 2020.
 ///
-/// A dropped choice keeps its place in the row with id -1 and weight 0; the layer's output for a row that lost all its
+/// A dropped choice keeps its place in the row with id `dropped(expert)` and weight 0; the layer's output for a row that lost all its
 /// choices is zero. A pure function of the call: neither threads nor the memory of the machine matter. O(k T) by
 /// position, else O(T), for all experts together; no memory.
 template <class Inner>
@@ -37,9 +37,6 @@ struct Capacity {
 
   static constexpr bool causal = false;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept { return moe::select(inner, row, out); }
 
   /// Without a limit the layer skips both passes.
@@ -59,7 +56,7 @@ struct Capacity {
   /// Rows that an expert may have among `rows` rows of `per_row` choices.
   MOE_HD int capacity(int rows, int per_row) const noexcept {
     if (fixed > 0) return fixed < rows ? fixed : rows;
-    return factor.capacity(rows, per_row, num_experts(), minimum);
+    return factor.capacity(rows, per_row, num_experts(inner), minimum);
   }
 
   MOE_HD void admit(const Column& column) const noexcept {
@@ -95,7 +92,7 @@ struct Capacity {
     const Column& column;
     MOE_HD std::uint32_t operator()(int i) const noexcept {
       const auto expert = static_cast<std::uint32_t>(column.expert) % 1024u;
-      return detail::ordered_key(counter_random(column.seed, column.token(i), salt + expert));
+      return detail::ordered_key(counter_random(column.seed, column.first_row + column.token(i), salt + expert));
     }
   };
   struct ScoreKeys {

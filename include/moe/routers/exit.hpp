@@ -13,12 +13,10 @@ struct ExitRouter {
   Inner inner;
   float threshold = 0.5f;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits() + 1; }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
+  MOE_HD int num_logits() const noexcept { return moe::num_logits(inner) + 1; }
 
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
-    if (sigmoid(row.logits[inner.num_logits()]) > threshold) return 0;
+    if (sigmoid(row.logits[moe::num_logits(inner)]) > threshold) return 0;
     return moe::select(inner, of_experts(row), out);
   }
   MOE_HD void weigh(const RowContext& row, Row<Slot> picked) const noexcept requires Weighs<Inner> {
@@ -27,7 +25,7 @@ struct ExitRouter {
 
  private:
   MOE_HD RowContext of_experts(RowContext row) const noexcept {
-    row.logits = row.logits.first(inner.num_logits());
+    row.logits = row.logits.first(moe::num_logits(inner));
     return row;
   }
 };

@@ -14,10 +14,6 @@ struct ExpertSkip {
   Inner inner;
   float beta = 0;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
-
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     const int picked = moe::select(inner, row, out);
     const float total = total_weight(out.first(picked));

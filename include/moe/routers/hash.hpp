@@ -36,6 +36,11 @@ struct HashRouter {
     return 1;
   }
 
+  template <class F>
+  void tables(F&& f) {
+    f(table);
+  }
+
   /// -1: none. Every layer's experts of a token can be asked for ahead of time.
   MOE_HD ExpertId expert_of(int token) const noexcept {
     if (token < 0) return -1;

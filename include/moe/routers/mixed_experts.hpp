@@ -20,9 +20,7 @@ struct MixedExperts {
   Inner inner;
   int copies = 0, constants = 0, zeros = 0;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_logits() - copies - constants - zeros; }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
+  MOE_HD int num_experts() const noexcept { return moe::num_logits(inner) - copies - constants - zeros; }
   constexpr IdMap ids() const noexcept { return {num_experts(), copies}; }
   MOE_HD ExpertId first_constant() const noexcept { return num_experts() + copies; }
   MOE_HD ExpertId first_zero() const noexcept { return first_constant() + constants; }

@@ -29,19 +29,15 @@ struct Noisy {
   int clean_choices = 0;  // the first choices see no noise: 1 for DeepSpeed's sampling of the second expert
   bool training = false;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
-
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     if (!training) return moe::select(inner, row, out);
     const int clean = clean_choices < out.size() ? clean_choices : out.size();
     int n = 0;
-    for (ExpertId e = 0; e < num_logits() && clean > 0; ++e)
+    for (ExpertId e = 0; e < num_logits(inner) && clean > 0; ++e)
       if (row.may_use(e)) n = detail::insert_largest(out.first(clean), n, {e, finite_logit(row.logits[e])});
     const Row<Slot> sampled{out.data() + n, out.size() - n};
     int more = 0;
-    for (ExpertId e = 0; e < num_logits(); ++e)
+    for (ExpertId e = 0; e < num_logits(inner); ++e)
       if (row.may_use(e) && !contains(out.first(n), e))
         more = detail::insert_largest(sampled, more, {e, noisy(row, e)});
     inner.weigh(row, out.first(n + more));
@@ -53,7 +49,7 @@ struct Noisy {
     const auto none = [](const char* what, bool is_there) {
       if (is_there) raise(Error("moe::Noisy", what, "none in the router inside", "some"));
     };
-    if constexpr (requires { inner.bias.values; }) none("selection bias", !inner.bias.values.empty());
+    if constexpr (requires { inner.bias.values; }) none("selection bias", !inner.bias.of(0).empty());
     if constexpr (requires { inner.groups.count; }) none("groups", inner.groups.count > 1);
     if constexpr (requires { inner.shared; }) none("logits of shared experts", inner.shared > 0);
   }

@@ -36,9 +36,8 @@ struct NullExperts {
   Null kind = Null::zero;
 
   MOE_HD int num_logits() const noexcept { return first_null() + nulls; }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
   MOE_HD int max_slots() const noexcept {
-    const int most = kind == Null::zero ? inner.max_slots() : inner.max_slots() + nulls;
+    const int most = kind == Null::zero ? moe::max_slots(inner) : moe::max_slots(inner) + nulls;
     return k < most ? k : most;
   }
   constexpr IdMap ids() const noexcept {
@@ -49,7 +48,7 @@ struct NullExperts {
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     const int room = out.size() < k ? out.size() : k;
     const int picked =
-        moe::select(inner, of_experts(row), out.first(room < inner.max_slots() ? room : inner.max_slots()));
+        moe::select(inner, of_experts(row), out.first(room < moe::max_slots(inner) ? room : moe::max_slots(inner)));
     return kind == Null::zero ? without_nulls(row, out.first(picked)) : with_nulls(row, out.first(room), picked);
   }
 
@@ -57,15 +56,15 @@ struct NullExperts {
   void check() const {
     constexpr const char* where = "moe::NullExperts";
     if (nulls < 0) raise(Error(where, "null experts", "0 or more", std::to_string(nulls)));
-    const int all = inner.num_experts() + nulls;
+    const int all = moe::num_experts(inner) + nulls;
     if (k < 1 || k > all) raise(Error(where, "k", concat("1 to the ", all, " experts"), std::to_string(k)));
-    const int most = k < inner.num_experts() ? k : inner.num_experts();
-    if (inner.max_slots() < most)
-      raise(Error(where, "choices of the router inside", concat("at least ", most), std::to_string(inner.max_slots())));
+    const int most = k < moe::num_experts(inner) ? k : moe::num_experts(inner);
+    if (moe::max_slots(inner) < most)
+      raise(Error(where, "choices of the router inside", concat("at least ", most), std::to_string(moe::max_slots(inner))));
   }
 
  private:
-  MOE_HD ExpertId first_null() const noexcept { return inner.num_logits(); }
+  MOE_HD ExpertId first_null() const noexcept { return moe::num_logits(inner); }
   MOE_HD RowContext of_experts(RowContext row) const noexcept {
     row.logits = row.logits.first(first_null());
     return row;

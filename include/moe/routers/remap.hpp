@@ -2,33 +2,16 @@
 // beside each other).
 #pragma once
 
-#include <cstdint>
+#include <string>
 
 #include <moe/error.hpp>
 #include <moe/router_hooks.hpp>
 
 namespace moe {
 
-namespace detail {
-
-/// A bit per id, made for one row. Wide enough for `most` ids, because `select` may not allocate.
-struct RowMask {
-  static constexpr int most = 1024;
-  std::uint32_t words[most / 32] = {};
-
-  MOE_HD void allow(ExpertId e) noexcept {
-    MOE_ASSERT(e >= 0 && e < most);
-    words[e / 32] |= 1u << (e % 32);
-  }
-  static void check(const char* where, int ids) {
-    if (ids > most) raise(Error(where, "ids of the inner router", concat("at most ", most), std::to_string(ids)));
-  }
-};
-
-}  // namespace detail
-
 /// A router for a layer whose experts were pruned or merged: `inner` decides among the experts that its gate was
-/// trained for, and `to` says what became of each of them. Costs O(ids) per row beside the inner router.
+/// trained for, and `to` says what became of each of them. Costs a look-up
+/// in `to` for each id that the inner router asks about.
 ///
 ///   to[e] = -1         expert e is gone: masked before `inner` chooses, as if its logit were minus infinity, so that
 ///                      weights are those of a checkpoint whose gate rows were cut (Kim et al. 2021, pruning)
@@ -46,28 +29,27 @@ struct RemapRouter {
   Row<const ExpertId> to;  // [networks of inner]; the host application keeps it alive
   int experts = 0;         // new ids are [0, experts)
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
   MOE_HD int num_experts() const noexcept { return experts; }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
   constexpr IdMap ids() const noexcept { return {experts, ids_of(inner).identities}; }
 
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
-    detail::RowMask allowed, resident;
+    const InnerIds ids{.to = to, .outer = row.ids};
     RowContext inside = row;
-    fill(row, allowed, resident);
-    inside.allowed = allowed.words;
-    if (row.resident != nullptr) inside.resident = resident.words;
+    inside.ids = &ids;
     const int chosen = moe::select(inner, inside, out);
     int n = 0;
     for (int k = 0; k < chosen; ++k) n = append(out, n, {renamed(out[k].expert), out[k].weight});
     return n;
   }
 
+  template <class F>
+  void tables(F&& f) {
+    f(to);
+  }
+
   /// Throws Error unless `to` has an entry in [-1, experts) for each expert of the inner router.
   void check() const {
     constexpr const char* where = "moe::RemapRouter";
-    detail::RowMask::check(where, inner.num_logits());
-    detail::RowMask::check(where, to.size());
     require_equal(where, "entries of `to`", ids_of(inner).networks, to.size());
     for (const ExpertId e : to)
       if (e < -1 || e >= experts)
@@ -75,14 +57,6 @@ struct RemapRouter {
   }
 
  private:
-  MOE_HD void fill(const RowContext& row, detail::RowMask& allowed, detail::RowMask& resident) const noexcept {
-    for (ExpertId e = 0; e < to.size(); ++e) {
-      if (to[e] < 0) continue;
-      if (row.may_use(to[e])) allowed.allow(e);
-      if (row.resident != nullptr && ((row.resident[to[e] / 32] >> (to[e] % 32)) & 1u) != 0) resident.allow(e);
-    }
-    for (ExpertId e = to.size(); e < inner.num_logits(); ++e) allowed.allow(e);
-  }
   MOE_HD ExpertId renamed(ExpertId e) const noexcept {
     if (e < 0) return e;
     return e < to.size() ? to[e] : experts + (e - to.size());
@@ -116,29 +90,22 @@ struct PartRouter {
   R inner;
   int part = 0;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
-
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     if (out.empty() || moe::select(inner, row, out.first(1)) == 0) return 0;
     if (out[0].expert < 0) return moe::select(inner, row, out);
     const ExpertId first = out[0].expert / part * part;
-    detail::RowMask mask;
-    for (ExpertId e = first; e < first + part && e < inner.num_logits(); ++e)
-      if (row.may_use(e)) mask.allow(e);
+    const InnerIds ids{.first = first, .end = first + part, .outer = row.ids};
     RowContext inside = row;
-    inside.allowed = mask.words;
+    inside.ids = &ids;
     return moe::select(inner, inside, out);
   }
 
   /// Throws Error unless the parts are equal and hold nothing but experts.
   void check() const {
     constexpr const char* where = "moe::PartRouter";
-    detail::RowMask::check(where, inner.num_logits());
-    require_equal(where, "ids that may be chosen", inner.num_experts(), inner.num_logits());
-    if (part < 1 || inner.num_experts() % part != 0)
-      raise(Error(where, "experts of a part", concat("a divisor of ", inner.num_experts()), std::to_string(part)));
+    require_equal(where, "ids that may be chosen", moe::num_experts(inner), moe::num_logits(inner));
+    if (part < 1 || moe::num_experts(inner) % part != 0)
+      raise(Error(where, "experts of a part", concat("a divisor of ", moe::num_experts(inner)), std::to_string(part)));
   }
 };
 template <class R>

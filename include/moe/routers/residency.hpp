@@ -13,7 +13,21 @@ namespace moe {
 namespace detail {
 /// Whether an id costs no read: its expert is here, it is none (identities, nulls), or nobody knows.
 MOE_HD inline bool costs_no_read(const RowContext& row, ExpertId e, int experts) noexcept {
-  return row.resident == nullptr || e < 0 || e >= experts || ((row.resident[e / 32] >> (e % 32)) & 1u) != 0;
+  return e < 0 || e >= experts || row.is_resident(e);
+}
+
+/// Whether every router of a chain reads its logits from the row context, where they may be lowered.
+template <class R>
+constexpr bool reads_context() {
+  if constexpr (Decorator<R>) return ContextSelect<R> && reads_context<inner_of<R>>();
+  else return ContextSelect<R>;
+}
+/// Whether some router of a chain lowers logits.
+template <class R>
+constexpr bool lowers_logits() {
+  if constexpr (requires { R::lowers_logits; }) return true;
+  else if constexpr (Decorator<R>) return lowers_logits<inner_of<R>>();
+  else return false;
 }
 }  // namespace detail
 
@@ -33,10 +47,6 @@ struct SkipAbsent {
 
   static constexpr Uses uses = uses_of<Inner>() | Uses::residency;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
-
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     const int picked = moe::select(inner, row, out);
     int kept = 0;
@@ -44,7 +54,7 @@ struct SkipAbsent {
     for (int i = 0; i < picked; ++i) {
       total += out[i].weight;
       const bool light = out[i].weight < below * total;
-      if (i == 0 || !light || detail::costs_no_read(row, out[i].expert, num_experts())) out[kept++] = out[i];
+      if (i == 0 || !light || detail::costs_no_read(row, out[i].expert, num_experts(inner))) out[kept++] = out[i];
     }
     if (kept < picked && renormalise) weigh_kept(inner, row, out.first(kept), total);
     return kept;
@@ -65,7 +75,12 @@ struct SkipAbsent {
 template <class Inner>
 struct PreferResident {
   static_assert(Weighs<Inner>, "moe::PreferResident: the router inside must be able to weigh chosen ids");
-  static constexpr int most = 1024;  // logits, because `select` may not allocate
+  static_assert(detail::reads_context<Inner>(),
+                "moe::PreferResident: the router inside must read logits from its row, so it needs `int select(const "
+                "RowContext&, Row<Slot>) const noexcept` (docs/policies.md#router)");
+  static_assert(!detail::lowers_logits<Inner>(), "moe::PreferResident: there is one inside already; add up their losses");
+  static constexpr int most_always = 16;  // because `select` may not allocate
+  static constexpr bool lowers_logits = true;
   static constexpr Uses uses = uses_of<Inner>() | Uses::residency;
 
   Inner inner;
@@ -73,46 +88,43 @@ struct PreferResident {
   float share = 0;
   int always = 0;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
-
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     const float loss = loss_of(row);
-    if (row.resident == nullptr || !(loss > 0)) return moe::select(inner, row, out);
-    float logits[most];
-    for (ExpertId e = 0; e < num_logits(); ++e)
-      logits[e] = detail::costs_no_read(row, e, num_experts()) ? row.logits[e] : lowered(row.logits[e], loss);
-    const Row<Slot> first = out.first(always < out.size() ? always : out.size());
-    for (const Slot& s : first.first(first.empty() ? 0 : moe::select(inner, row, first)))
-      if (s.expert >= 0) logits[s.expert] = row.logits[s.expert];
+    if (row.resident_bits == nullptr || !(loss > 0)) return moe::select(inner, row, out);
+    ExpertId spared[most_always];
+    const int n = first_choices(row, out, spared);
+    const LoweredLogits lowered{&row, loss, num_experts(inner), {spared, n}};
     RowContext changed = row;
-    changed.logits = {logits, num_logits()};
+    changed.logits = {row.logits, &lowered};
     const int picked = moe::select(inner, changed, out);
     inner.weigh(row, out.first(picked));
     return picked;
   }
   MOE_HD void weigh(const RowContext& row, Row<Slot> picked) const noexcept { inner.weigh(row, picked); }
 
-  /// Throws Error for more logits than `most`, and for a bonus, share or number of choices below zero.
+  /// Throws Error for a bonus, share or number of choices below zero, and for more choices than `most_always`.
   void check() const {
     constexpr const char* where = "moe::PreferResident";
-    if (num_logits() > most) raise(Error(where, "logits", concat("at most ", most), std::to_string(num_logits())));
     if (!(bonus >= 0)) raise(Error(where, "bonus", "0 or more", std::to_string(bonus)));
     if (!(share >= 0)) raise(Error(where, "share", "0 or more", std::to_string(share)));
-    if (always < 0) raise(Error(where, "always", "0 or more", std::to_string(always)));
+    if (always < 0 || always > most_always)
+      raise(Error(where, "always", concat("0 to ", most_always), std::to_string(always)));
   }
 
  private:
-  /// NaN stays below every number.
-  MOE_HD static float lowered(float logit, float loss) noexcept {
-    return logit == logit ? finite_logit(finite_logit(logit) - loss) : logit;
+  /// The `always` first choices on the logits as they are; `out` is scratch.
+  MOE_HD int first_choices(const RowContext& row, Row<Slot> out, ExpertId* ids) const noexcept {
+    const int most = always < most_always ? always : most_always;
+    const Row<Slot> first = out.first(most < out.size() ? most : out.size());
+    const int picked = first.empty() ? 0 : moe::select(inner, row, first);
+    for (int i = 0; i < picked; ++i) ids[i] = first[i].expert;
+    return picked;
   }
   MOE_HD float loss_of(const RowContext& row) const noexcept {
     if (!(share > 0)) return bonus;
     float largest = -HUGE_VALF, smallest = HUGE_VALF;
-    for (const float logit : row.logits) {
-      const float l = finite_logit(logit);
+    for (int e = 0; e < row.logits.size(); ++e) {
+      const float l = finite_logit(row.logits[e]);
       if (l < -largest_float) continue;
       if (l > largest) largest = l;
       if (l < smallest) smallest = l;

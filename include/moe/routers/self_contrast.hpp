@@ -40,10 +40,6 @@ struct SelfContrast {
 
   static constexpr Uses uses = Uses::rules | uses_of<Inner>();
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
-
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     const StreamRule& rule = rules[row.rule >= 0 && row.rule < Rules ? row.rule : 0];
     switch (rule.by) {
@@ -61,8 +57,8 @@ struct SelfContrast {
   /// Throws Error for a rank that is none.
   void check() const {
     for (const StreamRule& rule : rules) {
-      if (rule.by == StreamRule::By::rank && (rule.count < 1 || rule.count > num_experts()))
-        raise(Error("moe::SelfContrast", "rank", concat("1 to ", num_experts()), std::to_string(rule.count)));
+      if (rule.by == StreamRule::By::rank && (rule.count < 1 || rule.count > num_experts(inner)))
+        raise(Error("moe::SelfContrast", "rank", concat("1 to ", num_experts(inner)), std::to_string(rule.count)));
       if (rule.count < 0) raise(Error("moe::SelfContrast", "count", "0 or more", std::to_string(rule.count)));
     }
   }
@@ -80,7 +76,7 @@ struct SelfContrast {
   MOE_HD ExpertId next(const RowContext& row, ExpertId after) const noexcept {
     ExpertId best = -1;
     const float limit = after < 0 ? HUGE_VALF : finite_logit(row.logits[after]);
-    for (ExpertId e = 0; e < num_experts(); ++e) {
+    for (ExpertId e = 0; e < num_experts(inner); ++e) {
       if (!row.may_use(e)) continue;
       const float logit = finite_logit(row.logits[e]);
       if (logit > limit || (logit == limit && e <= after)) continue;
@@ -100,10 +96,10 @@ struct SelfContrast {
 
   MOE_HD ExpertId random_one(const RowContext& row) const noexcept {
     int usable = 0;
-    for (ExpertId e = 0; e < num_experts(); ++e) usable += row.may_use(e) ? 1 : 0;
+    for (ExpertId e = 0; e < num_experts(inner); ++e) usable += row.may_use(e) ? 1 : 0;
     int at = static_cast<int>(row.random(salt) * static_cast<float>(usable));
     if (at >= usable) at = usable - 1;  // the product may round up
-    for (ExpertId e = 0; e < num_experts(); ++e)
+    for (ExpertId e = 0; e < num_experts(inner); ++e)
       if (row.may_use(e) && at-- == 0) return e;
     return -1;
   }
@@ -115,7 +111,7 @@ struct SelfContrast {
     const float best = finite_logit(row.logits[first]);
     if (best < -largest_float) return 1;  // nothing but NaN
     float total = 0, sum = 0;
-    for (ExpertId e = 0; e < num_experts(); ++e)
+    for (ExpertId e = 0; e < num_experts(inner); ++e)
       if (row.may_use(e)) total += exp(finite_logit(row.logits[e]) - best);
     for (int n = 0; n < picked; ++n) {
       sum += exp(finite_logit(row.logits[slots[n].expert]) - best);

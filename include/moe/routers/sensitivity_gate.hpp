@@ -29,10 +29,6 @@ struct SensitivityGate {
   float threshold = 0;
   When when = When::always;
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return inner.max_slots(); }
-
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     const int picked = moe::select(inner, row, out);
     if (when == When::decode_only && !row.decode) return picked;

@@ -1,19 +1,9 @@
 // What decorators do with the slots of one row: keep some, and weigh what is left.
 #pragma once
 
-// clang-format 14 does not know requirements.
-// clang-format off
-
 #include <moe/router_hooks.hpp>
 
 namespace moe {
-
-/// Turns ids that were chosen by other means into weights.
-template <class R>
-concept Weighs = requires(const R r, const RowContext& row, Row<Slot> picked) {
-  { r.weigh(row, picked) } noexcept;
-};
-// clang-format on
 
 MOE_HD inline float total_weight(Row<const Slot> slots) noexcept {
   float total = 0;

@@ -22,12 +22,15 @@ struct TokenTable {
 
   Inner inner;
   View<const int> experts_of_token{};  // [V, K]; the host application keeps it alive
+  bool text_only = false;              // rows of another modality are chosen by `inner` (DeepSeek-V4-Flash-Vision)
 
-  MOE_HD int num_logits() const noexcept { return inner.num_logits(); }
-  MOE_HD int num_experts() const noexcept { return inner.num_experts(); }
-  MOE_HD int max_slots() const noexcept { return experts_of_token.cols; }
+  MOE_HD int max_slots() const noexcept {
+    const int others = text_only ? moe::max_slots(inner) : 0;
+    return experts_of_token.cols > others ? experts_of_token.cols : others;
+  }
 
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
+    if (text_only && row.modality != 0) return moe::select(inner, row, out);
     if (row.token < 0 || row.token >= experts_of_token.rows) return 0;
     int n = 0;
     for (const int e : experts_of_token.row(row.token)) {
@@ -39,10 +42,15 @@ struct TokenTable {
   }
   MOE_HD void weigh(const RowContext& row, Row<Slot> picked) const noexcept { inner.weigh(row, picked); }
 
+  template <class F>
+  void tables(F&& f) {
+    f(experts_of_token);
+  }
+
   /// Throws Error for a table without columns, or with more than there are experts.
   void check() const {
-    if (experts_of_token.cols < 1 || experts_of_token.cols > num_experts())
-      raise(Error("moe::TokenTable", "experts per token", concat("1 to ", num_experts()),
+    if (experts_of_token.cols < 1 || experts_of_token.cols > moe::num_experts(inner))
+      raise(Error("moe::TokenTable", "experts per token", concat("1 to ", moe::num_experts(inner)),
                   std::to_string(experts_of_token.cols)));
   }
 
@@ -50,7 +58,7 @@ struct TokenTable {
   MOE_HD bool usable(const RowContext& row, Row<const Slot> before, ExpertId e) const noexcept {
     for (const Slot& s : before)
       if (s.expert == e) return false;
-    return e >= 0 && e < num_experts() && row.may_use(e);
+    return e >= 0 && e < moe::num_experts(inner) && row.may_use(e);
   }
 };
 

@@ -31,6 +31,11 @@ struct TopAny {
     return n;
   }
 
+  template <class F>
+  void tables(F&& f) {
+    f(thresholds);
+  }
+
   /// Throws Error unless there is a threshold for each expert.
   void check() const { require_equal("moe::TopAny", "thresholds", experts, thresholds.size()); }
 

@@ -1,6 +1,7 @@
 // TopK: the K best experts by score, with the options by which published families differ.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include <moe/error.hpp>
@@ -9,6 +10,98 @@
 #include <moe/scores.hpp>
 
 namespace moe {
+
+namespace detail {
+
+/// What TopK compares the ids of one row by. `row` outlives it.
+class TopKKeys {
+ public:
+  MOE_HD TopKKeys(const RowContext& row, const RowScores& scores, const SelectionBias& bias, const GroupLimit& groups,
+                  int experts) noexcept
+      : row_(row),
+        scores_(scores),
+        bias_(bias.of(row.modality)),
+        by_score_(bias.on == BiasOn::score && (!bias_.empty() || groups.count > 1)),
+        groups_(groups),
+        group_size_(experts / groups.count) {
+    if (groups.count > 1) open_best_groups();
+  }
+
+  /// False for ids that are not to be picked.
+  MOE_HD bool operator()(ExpertId e, float& key) const noexcept {
+    if (!row_.may_use(e)) return false;
+    const bool inside = groups_.count == 1 || is_open(e / group_size_);
+    if (!inside && groups_.others == GroupLimit::Others::excluded) return false;
+    key = inside ? compared(e) : 0.0f;
+    return true;
+  }
+
+ private:
+  static constexpr int kept_scores = 64;  // of groups; what lies behind is computed again when asked for
+
+  /// The logit where nothing is added to the score, because equal scores of different logits (a saturated sigmoid)
+  /// would be ties.
+  MOE_HD float compared(ExpertId e) const noexcept {
+    const float logit = scores_.logit(e);
+    if (logit < -largest_float) return logit;
+    const float added = bias_.empty() ? 0.0f : bias_[e];
+    return (by_score_ ? scores_(e) : logit) + added;
+  }
+
+  /// The `kept` groups with the best scores, ties to the lower group: those that are no worse than the last of them.
+  MOE_HD void open_best_groups() noexcept {
+    float score[kept_scores];
+    for (int g = 0; g < groups_.count && g < kept_scores; ++g) score[g] = score_of_group(g);
+    for (int n = 0; n < groups_.kept; ++n) {
+      int best = -1;
+      float best_score = 0;
+      for (int g = 0; g < groups_.count; ++g) {
+        const float s = g < kept_scores ? score[g] : score_of_group(g);
+        if ((n == 0 || behind_last(s, g)) && (best < 0 || s > best_score)) {
+          best = g;
+          best_score = s;
+        }
+      }
+      last_ = best;
+      last_score_ = best_score;
+      if (best < kept_scores) open_ |= std::uint64_t{1} << best;
+    }
+  }
+  MOE_HD bool behind_last(float score, int group) const noexcept {
+    return score < last_score_ || (score == last_score_ && group > last_);
+  }
+  MOE_HD bool is_open(int group) const noexcept {
+    if (group < kept_scores) return ((open_ >> group) & 1u) != 0;
+    return !behind_last(score_of_group(group), group);
+  }
+  MOE_HD float score_of_group(int group) const noexcept {
+    float best = -HUGE_VALF, second = -HUGE_VALF;
+    for (ExpertId e = group * group_size_; e < (group + 1) * group_size_; ++e) {
+      if (!row_.may_use(e)) continue;
+      const float value = compared(e);
+      if (value > best) {
+        second = best;
+        best = value;
+      } else if (value > second) {
+        second = value;
+      }
+    }
+    const bool alone = second < -largest_float;
+    return groups_.by == GroupLimit::By::two_best && !alone ? best + second : best;
+  }
+
+  const RowContext& row_;
+  RowScores scores_;
+  Row<const float> bias_;
+  bool by_score_;
+  GroupLimit groups_;
+  int group_size_;
+  std::uint64_t open_ = 0;   // a bit for each of the first groups
+  int last_ = -1;            // the worst group that is open
+  float last_score_ = 0;
+};
+
+}  // namespace detail
 
 /// The K best ids for each token in order of choice, ties to the lower id; O(E + picks * K), twice that with groups.
 ///
@@ -39,11 +132,19 @@ struct TopK {
 
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
     const RowScores scores = scores_of(row);
-    const int picked = pick(row, scores, out);
+    const detail::TopKKeys key_of(row, scores, bias, groups, experts);
+    int picked = 0;  // insertion into a sorted list of at most out.size(); weights hold keys meanwhile
+    for (ExpertId e = 0; e < choosable(); ++e)
+      if (float key; key_of(e, key)) picked = detail::insert_largest(out, picked, {e, key});
     weigh(scores, out.first(picked));
     return picked;
   }
 
+  /// What ids are compared by (see KeyRouter). With groups O(E kept), and O(E / groups) for each id in groups beyond
+  /// the first 64.
+  MOE_HD detail::TopKKeys keys(const RowContext& row) const noexcept {
+    return {row, scores_of(row), bias, groups, experts};
+  }
   /// Weights of ids that were chosen by other means (a table, an outside list).
   MOE_HD void weigh(const RowContext& row, Row<Slot> picked) const noexcept { weigh(scores_of(row), picked); }
 
@@ -60,6 +161,13 @@ struct TopK {
     }
   }
 
+  template <class F>
+  void tables(F&& f) {
+    f(bias.values);
+    f(bias.by_modality);
+    f(expert_scale);
+  }
+
   /// Throws Error for options that contradict each other.
   void check() const {
     constexpr const char* where = "moe::TopK";
@@ -73,11 +181,12 @@ struct TopK {
     at_least("shared", 0, shared);
     if (k > choosable()) raise(Error(where, "k", concat("at most the ", choosable(), " experts"), std::to_string(k)));
     if (!bias.values.empty()) require_equal(where, "selection biases", choosable(), bias.values.size());
+    if (bias.by_modality.rows > 0)
+      require_equal(where, "selection biases of a modality", choosable(), bias.by_modality.cols);
     if (!expert_scale.empty()) require_equal(where, "scales of the experts", choosable(), expert_scale.size());
     if (groups.count == 1) return;
-    if (groups.count < 1 || groups.count > GroupLimit::most || experts % groups.count != 0)
-      raise(Error(where, "groups", concat("a divisor of the ", experts, " experts, at most ", GroupLimit::most),
-                  std::to_string(groups.count)));
+    if (groups.count < 1 || experts % groups.count != 0)
+      raise(Error(where, "groups", concat("a divisor of the ", experts, " experts"), std::to_string(groups.count)));
     if (groups.kept < 1 || groups.kept > groups.count)
       raise(Error(where, "kept groups", concat("1 to ", groups.count), std::to_string(groups.kept)));
     if (choosable() != experts)
@@ -102,58 +211,6 @@ struct TopK {
       for (Slot& s : picked) s.weight *= s.expert >= 0 && s.expert < choosable() ? expert_scale[s.expert] : 0.0f;
     if (scale != 1)
       for (Slot& s : picked) s.weight *= scale;
-  }
-
-  /// What experts are compared by: the logit where nothing is added to the score, because equal scores of different
-  /// logits (a saturated sigmoid) would be ties.
-  MOE_HD float key(const RowScores& scores, ExpertId e) const noexcept {
-    const float logit = scores.logit(e);
-    if (logit < -largest_float) return logit;
-    const float added = bias.values.empty() ? 0.0f : bias.values[e];
-    if (bias.on == BiasOn::score && (!bias.values.empty() || groups.count > 1)) return scores(e) + added;
-    return logit + added;
-  }
-
-  /// Insertion into a sorted list of at most out.size(); weights hold keys meanwhile.
-  MOE_HD int pick(const RowContext& row, const RowScores& scores, Row<Slot> out) const noexcept {
-    const std::uint64_t open = groups.count > 1 ? best_groups(row, scores) : ~std::uint64_t{0};
-    int n = 0;
-    for (ExpertId e = 0; e < choosable(); ++e) {
-      if (!row.may_use(e)) continue;
-      const bool inside = groups.count == 1 || ((open >> (e / (experts / groups.count))) & 1u) != 0;
-      if (!inside && groups.others == GroupLimit::Others::excluded) continue;
-      n = detail::insert_largest(out, n, {e, inside ? key(scores, e) : 0.0f});
-    }
-    return n;
-  }
-  /// A bit for each of the `kept` groups with the best scores, ties to the lower group.
-  MOE_HD std::uint64_t best_groups(const RowContext& row, const RowScores& scores) const noexcept {
-    float group_score[GroupLimit::most];
-    for (int g = 0; g < groups.count; ++g) group_score[g] = score_of_group(row, scores, g);
-    std::uint64_t open = 0;
-    for (int n = 0; n < groups.kept; ++n) {
-      int best = -1;
-      for (int g = 0; g < groups.count; ++g)
-        if (((open >> g) & 1u) == 0 && (best < 0 || group_score[g] > group_score[best])) best = g;
-      open |= std::uint64_t{1} << best;
-    }
-    return open;
-  }
-  MOE_HD float score_of_group(const RowContext& row, const RowScores& scores, int group) const noexcept {
-    const int size = experts / groups.count;
-    float best = -HUGE_VALF, second = -HUGE_VALF;
-    for (ExpertId e = group * size; e < (group + 1) * size; ++e) {
-      if (!row.may_use(e)) continue;
-      const float value = key(scores, e);
-      if (value > best) {
-        second = best;
-        best = value;
-      } else if (value > second) {
-        second = value;
-      }
-    }
-    const bool alone = second < -largest_float;
-    return groups.by == GroupLimit::By::two_best && !alone ? best + second : best;
   }
 };
 
