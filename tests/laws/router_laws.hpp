@@ -171,6 +171,28 @@ void nothing_allowed_gives_nothing(const R& router) {
   for_many_rows(router,
                 [&](const std::vector<float>& logits) { CHECK(choose(router, logits, -1, mask.data()).empty()); });
 }
+/// A device that picks the largest keys, ties to the lower id, chooses and weighs as `select` does.
+template <class R>
+void keys_choose_as_select(const R& router) {
+  if constexpr (moe::KeyRouter<R>) {
+    const auto check = [&](const std::vector<float>& logits) {
+      moe::RouteContext<> context;
+      const moe::RowContext row = context.at(0, {logits.data(), static_cast<int>(logits.size())});
+      const auto key_of = router.keys(row);
+      std::vector<Slot> all;
+      for (int e = 0; e < known_ids(router); ++e)
+        if (float key = not_a_number; key_of(e, key)) all.push_back({e, key});
+      std::stable_sort(all.begin(), all.end(), [](const Slot& a, const Slot& b) { return a.weight > b.weight; });
+      all.resize(std::min(all.size(), static_cast<std::size_t>(moe::max_slots(router))));
+      router.weigh(row, {all.data(), static_cast<int>(all.size())});
+      const std::vector<Slot> chosen = choose(router, logits);
+      CHECK(ids(all) == ids(chosen));
+      CHECK(bits(weights(all)) == bits(weights(chosen)));
+    };
+    for_many_rows(router, check);
+    for_broken_rows(router, check);
+  }
+}
 /// A row's number in its batch is not its position: splitting a batch must change nothing.
 template <class R>
 void the_row_of_the_batch_does_not_matter(const R& router) {

@@ -49,6 +49,14 @@ TEST_CASE("every router chooses only what is allowed") {
 TEST_CASE("every router chooses nothing where nothing is allowed") {
   for_all([](const auto& r) { router_laws::nothing_allowed_gives_nothing(r); });
 }
+TEST_CASE("routers that name keys choose the largest of them") {
+  int with_keys = 0;
+  for_all([&](const auto& r) {
+    with_keys += moe::KeyRouter<std::remove_cvref_t<decltype(r)>> ? 1 : 0;
+    router_laws::keys_choose_as_select(r);
+  });
+  CHECK(with_keys >= 7);
+}
 TEST_CASE("every router answers the same twice") {
   for_all([](const auto& r) { router_laws::answers_the_same_twice(r); });
 }

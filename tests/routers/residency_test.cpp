@@ -214,11 +214,36 @@ TEST_CASE("an absent expert with a logit stays ahead of one whose logit is not a
                             std::vector<float>{not_a_number, 1, not_a_number});
   CHECK(ids(found) == std::vector<int>{1, 0, 2});
 }
-TEST_CASE("PreferResident refuses options below zero") {
+TEST_CASE("PreferResident of thousands of experts chooses as on a row of lowered logits") {
+  constexpr int many = 3000;
+  oracle::Random random(36);
+  const TopK inner{.experts = many, .k = 5};
+  std::vector<std::uint32_t> resident(static_cast<std::size_t>(many + 31) / 32);
+  for (int i = 0; i < 20; ++i) {
+    for (std::uint32_t& word : resident) word = static_cast<std::uint32_t>(random.engine());
+    const std::vector<float> logits = random.reals(many, 8);
+    const auto is_here = [&](std::size_t e) { return (resident[e / 32] >> (e % 32) & 1u) != 0; };
+    std::vector<float> lowered = logits;
+    const std::vector<int> first = ids(choose(inner, logits, 2));
+    for (std::size_t e = 0; e < many; ++e)
+      if (!is_here(e) && std::find(first.begin(), first.end(), static_cast<int>(e)) == first.end()) lowered[e] -= 1.5f;
+    std::vector<moe::Slot> found(5);
+    moe::RowContext context;
+    context.logits = {logits.data(), many};
+    context.resident_bits = resident.data();
+    REQUIRE(moe::select(PreferResident<TopK>{inner, 1.5f, 0, 2}, context, {found.data(), 5}) == 5);
+    CHECK(ids(found) == ids(choose(inner, lowered)));
+    check_weights(found, softmax(logits, ids(found)));
+  }
+}
+TEST_CASE("PreferResident refuses options below zero, and more spared choices than it has room for") {
   CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{top3, -1}), moe::Error);
   CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{top3, 1, -1}), moe::Error);
   CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{top3, 1, 0, -1}), moe::Error);
-  CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{{.experts = 2000, .k = 1}, 1}), moe::Error);
+  CHECK_NOTHROW(moe::check_options(PreferResident<TopK>{top3, 1, 0, 16}));
+  CHECK(message_of([] {
+          moe::check_options(PreferResident<TopK>{top3, 1, 0, 17});
+        }) == "moe::PreferResident: always: expected 0 to 16, found 17");
 }
 
 // ---- over a cache

@@ -68,6 +68,29 @@ TEST_CASE("an excluded expert of the table is left out") {
   const std::uint32_t mask = 0b0001000;
   CHECK(ids(route(1, std::vector<float>(7, 0.0f), 2, &mask)) == std::vector<int>{3});
 }
+TEST_CASE("rows of another modality are chosen by the router inside, where the table is for text only") {
+  const std::vector<float> logits{1, 7, 2, 6, 3, 5, 4};
+  const auto chosen = [&](bool text_only, int modality) {
+    TokenTable<TopK> router = router_of();
+    router.text_only = text_only;
+    moe::Slot out[2];
+    moe::RowContext row;
+    row.logits = {logits.data(), 7};
+    row.token = 0;
+    row.modality = modality;
+    const int n = moe::select(router, row, {out, 2});
+    return std::vector<int>{out[0].expert, n == 2 ? out[1].expert : -1};
+  };
+  CHECK(chosen(true, 0) == std::vector<int>{0, 1});
+  CHECK(chosen(true, 1) == std::vector<int>{1, 3});
+  CHECK(chosen(false, 1) == std::vector<int>{0, 1});
+}
+TEST_CASE("a table for text only has room for what the router inside chooses") {
+  TokenTable<TopK> router{{.experts = 7, .k = 3}, {table, 5, 2}};
+  CHECK(moe::max_slots(router) == 2);
+  router.text_only = true;
+  CHECK(moe::max_slots(router) == 3);
+}
 TEST_CASE("TokenTable refuses a table wider than there are experts") {
   const TokenTable<TopK> r{{.experts = 1, .k = 1}, {table, 5, 2}};
   CHECK(message_of([&] { r.check(); }).find("experts per token") != std::string::npos);

@@ -225,6 +225,47 @@ TEST_CASE("ids beyond the logits weigh nothing, and the others as if they were n
     CHECK(bits(router_laws::weights(more)) == bits(std::vector<float>{some[0].weight, 0, some[1].weight, 0}));
   }
 }
+TEST_CASE("groups by the hundred, and groups of one, are chosen as sorting says") {
+  for (const int size : {1, 2, 3})
+    for (const GroupLimit::By by : {GroupLimit::By::maximum, GroupLimit::By::two_best})
+      for (const int kept : {1, 7, 70, 150})
+        agrees({.experts = 150 * size,
+                .k = kept < 5 ? 1 : 5,
+                .score = Score::sigmoid,
+                .groups = {.count = 150, .kept = kept, .by = by}},
+               40 + kept + size);
+}
+TEST_CASE("a group's score by two best is that of its only usable expert, whatever the mask left out") {
+  const TopK router{.experts = 6,
+                    .k = 1,
+                    .score = Score::sigmoid,
+                    .groups = {.count = 2, .kept = 1, .by = GroupLimit::By::two_best}};
+  const std::vector<float> logits{3, 9, 9, -1, -1, -1};  // 0.95 alone, or 0.27 + 0.27
+  const std::uint32_t mask = 0b111001;
+  CHECK(router_laws::ids(choose(router, logits, -1, &mask)) == std::vector<int>{0});
+  const std::vector<float> close{0, 9, 9, -0.5f, -0.5f, -9};  // 0.5 alone, against 0.38 + 0.38
+  CHECK(router_laws::ids(choose(router, close, -1, &mask)) == std::vector<int>{3});
+}
+TEST_CASE("the modality of a row chooses its selection bias") {
+  const std::vector<float> bias{0, 0, 0, 5, 0, 0, 0, 5, 0};  // [3 modalities, 3 experts]
+  const TopK router{
+      .experts = 3, .k = 1, .score = Score::sigmoid, .bias = {.by_modality = {bias.data(), 3, 3}}};
+  const std::vector<float> logits{2, 1, 0};
+  const auto chosen = [&](int modality) {
+    moe::RowContext context;
+    context.logits = row(logits);
+    context.modality = modality;
+    moe::Slot slot;
+    REQUIRE(moe::select(router, context, {&slot, 1}) == 1);
+    CHECK(slot.weight == moe::sigmoid(logits[static_cast<std::size_t>(slot.expert)]));
+    return slot.expert;
+  };
+  CHECK(chosen(0) == 0);
+  CHECK(chosen(1) == 0);
+  CHECK(chosen(2) == 1);
+  CHECK(chosen(3) == 0);   // none of the model's: text
+  CHECK(chosen(-1) == 0);
+}
 TEST_CASE("property: chosen experts lie in at most the kept groups, as sorting says") {
   CHECK(rc::check("groups", [](std::uint32_t seed) {
     oracle::Random random(seed);
@@ -257,8 +298,10 @@ TEST_CASE("options that contradict each other are refused with both numbers") {
   CHECK(refusal({.experts = 4, .k = 5}) == "moe::TopK: k: expected at most the 4 experts, found 5");
   CHECK(refusal({.experts = 4, .k = 5, .identities = 1}).empty());
   CHECK(refusal({.experts = 4, .k = 1, .bias = {row(three)}}) == "moe::TopK: selection biases: expected 4, found 3");
+  CHECK(refusal({.experts = 4, .k = 1, .bias = {.by_modality = {three.data(), 1, 3}}}) ==
+        "moe::TopK: selection biases of a modality: expected 4, found 3");
   CHECK(refusal({.experts = 8, .k = 2, .groups = {.count = 3}}) ==
-        "moe::TopK: groups: expected a divisor of the 8 experts, at most 64, found 3");
+        "moe::TopK: groups: expected a divisor of the 8 experts, found 3");
   CHECK(refusal({.experts = 8, .k = 5, .groups = {.count = 2, .kept = 1}}) ==
         "moe::TopK: experts of the kept groups: expected at least 5, found 4");
 }
