@@ -78,7 +78,6 @@ struct FullCall {
 struct Outcome {
   std::vector<std::uint32_t> y, state_out, logits;
   std::vector<std::vector<int>> experts;  // of each row
-  friend bool operator==(const Outcome&, const Outcome&) = default;
 };
 struct Watch {
   Outcome* seen;

@@ -1,48 +1,203 @@
-// Specs of families become routers with their rules.
+// Specs of families: their published numbers, and routers with their rules, against the rules as published.
+#include <algorithm>
+#include <cmath>
 #include <moe/models.hpp>
+#include <numeric>
 
 #include "laws/router_laws.hpp"
+#include "layer_support.hpp"
 
 namespace {
 
-void agrees(const moe::models::Spec& spec, const oracle::Routing& rule) {
+using moe::models::Spec;
+using Numbers = std::vector<double>;
+
+// ---- the rules once more, as the families' sources write them
+
+enum class Score { softmax, sigmoid, sqrt_softplus };
+enum class Group { none, maximum_others_zero, two_best_others_excluded };
+struct Rule {
+  Score score = Score::softmax;
+  double epsilon = -1, floor = 0, power = 1;  // epsilon below 0: weights as they are
+  double scale = 1;
+  Group group = Group::none;
+  int groups = 1, kept = 1;
+};
+constexpr double renormalised = 0;
+
+Numbers scores_of(const Rule& r, const std::vector<float>& logits) {
+  Numbers s(logits.begin(), logits.end());
+  double sum = 0;
+  for (double& l : s) {
+    if (r.score == Score::softmax) sum += l = std::exp(l);
+    if (r.score == Score::sigmoid) l = 1 / (1 + std::exp(-l));
+    if (r.score == Score::sqrt_softplus) l = std::sqrt(std::log1p(std::exp(l)));
+  }
+  if (r.score == Score::softmax)
+    for (double& l : s) l /= sum;
+  return s;
+}
+void limit_to_groups(const Rule& r, Numbers& choice) {
+  const std::size_t size = choice.size() / static_cast<std::size_t>(r.groups);
+  std::vector<std::pair<double, std::size_t>> order;
+  for (std::size_t g = 0; g < static_cast<std::size_t>(r.groups); ++g) {
+    Numbers in(choice.begin() + static_cast<std::ptrdiff_t>(g * size), choice.begin() + static_cast<std::ptrdiff_t>((g + 1) * size));
+    std::sort(in.rbegin(), in.rend());
+    order.emplace_back(-(r.group == Group::two_best_others_excluded ? in[0] + in[1] : in[0]), g);
+  }
+  std::sort(order.begin(), order.end());
+  for (std::size_t i = static_cast<std::size_t>(r.kept); i < order.size(); ++i)
+    std::fill_n(choice.begin() + static_cast<std::ptrdiff_t>(order[i].second * size), size,
+                r.group == Group::maximum_others_zero ? 0 : -HUGE_VAL);
+}
+std::vector<std::pair<int, double>> expected(const Rule& r, const std::vector<float>& logits,
+                                             const std::vector<float>& bias, int k) {
+  const Numbers score = scores_of(r, logits);
+  Numbers choice = score;
+  for (std::size_t e = 0; e < bias.size(); ++e) choice[e] += static_cast<double>(bias[e]);
+  if (r.group != Group::none) limit_to_groups(r, choice);
+  std::vector<int> order(score.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto at = [](const Numbers& n, int e) { return n[static_cast<std::size_t>(e)]; };
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return at(choice, a) > at(choice, b); });
+  double total = 0;
+  for (int i = 0; i < k; ++i) total += std::pow(at(score, order[static_cast<std::size_t>(i)]), r.power);
+  const double divisor = r.epsilon < 0 ? 1 : std::max(std::pow(total, 1 / r.power) + r.epsilon, r.floor);
+  std::vector<std::pair<int, double>> picks;
+  for (int i = 0; i < k; ++i) {
+    const int e = order[static_cast<std::size_t>(i)];
+    picks.emplace_back(e, at(score, e) / divisor * r.scale);
+  }
+  return picks;
+}
+
+/// Logits 1/16 apart, so that float and double order scores alike.
+std::vector<float> separated(oracle::Random& random, int n) {
+  std::vector<float> logits(static_cast<std::size_t>(n));
+  for (int i = 0; i < n; ++i) logits[static_cast<std::size_t>(i)] = static_cast<float>(i - n / 2) / 16;
+  std::shuffle(logits.begin(), logits.end(), random.engine);
+  return logits;
+}
+/// Scores within about 12 roundings, a root and a power within 8 more, sums one for each term.
+void agrees(const char* family, const Spec& spec, const Rule& rule, bool biased = false) {
+  CAPTURE(family);
   oracle::Random random(71);
+  const int choosable = spec.experts + spec.identities + spec.nulls;
   for (int i = 0; i < 50; ++i) {
-    const std::vector<float> logits = random.reals(spec.experts, 4);
-    const std::vector<moe::Slot> found = router_laws::choose(moe::models::router(spec), logits);
-    const std::vector<oracle::Pick> expected = oracle::route(rule, logits, spec.k);
-    REQUIRE(found.size() == expected.size());
-    for (std::size_t k = 0; k < found.size(); ++k) CHECK(within(found[k].weight, expected[k].weight));
+    const std::vector<float> logits = separated(random, choosable);
+    // Biases far apart: no two of the shifted scores are nearly equal.
+    std::vector<float> bias;
+    for (int e = 0; biased && e < choosable; ++e) bias.push_back(static_cast<float>(random.between(-3, 3)));
+    const auto found = router_laws::choose(moe::models::router(spec, {bias.data(), static_cast<int>(bias.size())}), logits);
+    const auto want = expected(rule, logits, bias, spec.k);
+    REQUIRE(found.size() == want.size());
+    for (std::size_t k = 0; k < found.size(); ++k) {
+      CHECK(found[k].expert == want[k].first);
+      const double bound = std::ldexp(2.0 * (choosable + 20), -24) * want[k].second;
+      CHECK(std::fabs(static_cast<double>(found[k].weight) - want[k].second) <= bound);
+    }
   }
 }
 
-const oracle::Routing renormalised{oracle::Score::softmax, oracle::Divide::by_sum};
-const oracle::Routing as_they_are{oracle::Score::softmax};
-
 }  // namespace
 
-TEST_CASE("Mixtral renormalises the softmax of its picks") { agrees(moe::models::mixtral(8, 8), renormalised); }
-TEST_CASE("Qwen3-MoE renormalises the softmax of its picks") {
-  agrees(moe::models::qwen3_moe(8, 8, 64, 8), renormalised);
+TEST_CASE("routers of specs follow their families' published rules") {
+  namespace m = moe::models;
+  const Rule as_they_are{}, by_sum{.epsilon = renormalised};
+  agrees("Mixtral", m::mixtral(8, 8), by_sum);
+  agrees("Qwen2-MoE", m::qwen2_moe(8, 8, 60, 4, 16), as_they_are);
+  agrees("Qwen2-MoE, norm_topk_prob", m::qwen2_moe(8, 8, 60, 4, 16, true), by_sum);
+  agrees("Qwen3-MoE", m::qwen3_moe(8, 8, 64, 8), by_sum);
+  agrees("Qwen3-MoE without norm_topk_prob", m::qwen3_moe(8, 8, 64, 8, false), as_they_are);
+  agrees("Qwen3-Next", m::qwen3_next(8, 8, 64, 10, 8), by_sum);
+  agrees("OLMoE", m::olmoe(8, 8, 64, 8), as_they_are);
+  agrees("DeepSeek-V2", m::deepseek_v2(8, 8, 64, 6, 8, 16), {.scale = 16});
+  agrees("DeepSeek-V2 in groups", m::deepseek_v2(8, 8, 64, 6, 8, 16, 8, 3),
+         {.scale = 16, .group = Group::maximum_others_zero, .groups = 8, .kept = 3});
+  agrees("DeepSeek-V3", m::deepseek_v3(8, 8, 64, 8, 8, 2.5f, 8, 4),
+         {.score = Score::sigmoid, .epsilon = 1e-20, .scale = 2.5, .group = Group::two_best_others_excluded, .groups = 8, .kept = 4},
+         true);
+  agrees("LFM2", m::deepseek_v3(8, 8, 32, 4, 0, 1, 1, 1, 1e-6f), {.score = Score::sigmoid, .epsilon = 1e-6}, true);
+  agrees("DeepSeek-V4", m::deepseek_v4(8, 8, 64, 6, 8, 1.5f),
+         {.score = Score::sqrt_softplus, .epsilon = 1e-20, .scale = 1.5}, true);
+  agrees("GPT-OSS", m::gpt_oss(8, 8, 32, 4), by_sum);
+  agrees("Llama-4", m::llama4(8, 8, 16, 1, 8), {.score = Score::sigmoid});
+  agrees("DBRX", m::dbrx(8, 8, 16, 4), by_sum);
+  agrees("DBRX, power 2", m::dbrx(8, 8, 16, 4, 2), {.epsilon = renormalised, .power = 2});
+  agrees("ERNIE-4.5", m::ernie4_5(8, 8, 64, 6, 8), {.epsilon = renormalised, .floor = 1e-12}, true);
+  agrees("ERNIE-4.5, a floor that counts", m::ernie4_5(8, 8, 64, 6, 8, 0.9f),
+         {.epsilon = renormalised, .floor = static_cast<double>(0.9f)});
+  agrees("LongCat-Flash", m::longcat(8, 8, 32, 16, 12, 6), {.scale = 6}, true);
+  agrees("MiniMax-M3", m::minimax_m3(8, 8, 32, 4, 8, 2), {.score = Score::sigmoid, .epsilon = renormalised}, true);
+  agrees("Nemotron-H", m::nemotron_h(8, 8, 32, 4, 8, 2.5f), {.score = Score::sigmoid, .epsilon = 1e-20, .scale = 2.5}, true);
+  agrees("Zaya", m::zaya(8, 8, 16), as_they_are, true);
+  agrees("Switch", m::switch_transformer(8, 8, 8), as_they_are);
+  agrees("NLLB", m::nllb(8, 8, 128), {.epsilon = renormalised, .floor = 0x1p-23});
 }
-TEST_CASE("Qwen3-MoE without norm_topk_prob takes the softmax as it is") {
-  agrees(moe::models::qwen3_moe(8, 8, 64, 8, false), as_they_are);
+TEST_CASE("what multiplies outputs and inputs is the families' own") {
+  namespace m = moe::models;
+  CHECK(m::form<moe::SwiGlu>(m::llama4(8, 8, 16, 1, 8)).weight_on == moe::WeightOn::input);
+  CHECK(m::form<moe::SwiGlu>(m::mixtral(8, 8)).weight_on == moe::WeightOn::output);
+  CHECK(m::form<moe::SwiGlu>(m::minimax_m3(8, 8, 32, 4, 8, 2)).output_scale == 2);
+  CHECK(m::form<moe::Relu>(m::nllb(8, 8, 128)).output_scale == 0.8f);
+  CHECK(m::nemotron_h(8, 8, 32, 4, 8, 2.5f, 4).latent == 4);
 }
-TEST_CASE("OLMoE takes the softmax as it is") { agrees(moe::models::olmoe(8, 8, 64, 8), as_they_are); }
 
 TEST_CASE("the shipped specs have the published numbers") {
-  using namespace moe::models;
-  CHECK((mixtral_8x7b.hidden == 4096 && mixtral_8x7b.ffn == 14336 && mixtral_8x7b.experts == 8 && mixtral_8x7b.k == 2));
-  CHECK((qwen3_30b_a3b.hidden == 2048 && qwen3_30b_a3b.ffn == 768 && qwen3_30b_a3b.experts == 128 &&
-         qwen3_30b_a3b.k == 8));
-  CHECK((olmoe_1b_7b.hidden == 2048 && olmoe_1b_7b.ffn == 1024 && olmoe_1b_7b.experts == 64 && olmoe_1b_7b.k == 8));
+  namespace m = moe::models;
+  struct Published {
+    const char* name;
+    Spec spec;
+    int hidden, ffn, experts, k, shared_ffn;
+    float scale = 1;
+    int groups = 1, kept = 1, identities = 0, nulls = 0;
+  };
+  // Configurations of the hub; shared experts as their width together.
+  const Published all[] = {
+      {"Mixtral-8x7B", m::mixtral_8x7b, 4096, 14336, 8, 2, 0},
+      {"Qwen1.5-MoE-A2.7B", m::qwen1_5_moe_a2_7b, 2048, 1408, 60, 4, 5632},
+      {"Qwen3-30B-A3B", m::qwen3_30b_a3b, 2048, 768, 128, 8, 0},
+      {"Qwen3-Next-80B", m::qwen3_next_80b, 2048, 512, 512, 10, 512},
+      {"Qwen3.5-35B-A3B", m::qwen3_5_35b_a3b, 2048, 512, 256, 8, 512},
+      {"OLMoE-1B-7B", m::olmoe_1b_7b, 2048, 1024, 64, 8, 0},
+      {"DeepSeek-V2-Lite", m::deepseek_v2_lite, 2048, 1408, 64, 6, 2 * 1408},
+      {"DeepSeek-V3", m::deepseek_v3_671b, 7168, 2048, 256, 8, 2048, 2.5f, 8, 4},
+      {"Kimi-K2", m::kimi_k2, 7168, 2048, 384, 8, 2048, 2.827f},
+      {"GLM-4.5-Air", m::glm_4_5_air, 4096, 1408, 128, 8, 1408},
+      {"DeepSeek-V4-Flash", m::deepseek_v4_flash, 4096, 2048, 256, 6, 2048, 1.5f},
+      {"GPT-OSS-20B", m::gpt_oss_20b, 2880, 2880, 32, 4, 0},
+      {"GPT-OSS-120B", m::gpt_oss_120b, 2880, 2880, 128, 4, 0},
+      {"Llama-4 Scout", m::llama4_scout, 5120, 8192, 16, 1, 8192},
+      {"DBRX", m::dbrx_132b, 6144, 10752, 16, 4, 0},
+      {"Phi-3.5-MoE", m::phi_3_5_moe, 4096, 6400, 16, 2, 0},
+      {"MiniMax-M2", m::minimax_m2, 3072, 1536, 256, 8, 0},
+      {"LongCat-Flash", m::longcat_flash, 6144, 2048, 512, 12, 0, 6, 1, 1, 256},
+      {"ERNIE-4.5-21B", m::ernie_4_5_21b, 2560, 1536, 64, 6, 2 * 1536},
+      {"LFM2-8B-A1B", m::lfm2_8b_a1b, 2048, 1792, 32, 4, 0},
+      {"Zaya-8B", m::zaya_8b, 2048, 2048, 16, 1, 0, 1, 1, 1, 0, 1},
+  };
+  for (const Published& p : all) {
+    CAPTURE(p.name);
+    CHECK(p.spec.hidden == p.hidden);
+    CHECK(p.spec.ffn == p.ffn);
+    CHECK(p.spec.experts == p.experts);
+    CHECK(p.spec.k == p.k);
+    CHECK(p.spec.shared_ffn == p.shared_ffn);
+    CHECK(p.spec.scale == p.scale);
+    CHECK(p.spec.groups.count == p.groups);
+    CHECK(p.spec.groups.kept == p.kept);
+    CHECK(p.spec.identities == p.identities);
+    CHECK(p.spec.nulls == p.nulls);
+    CHECK_NOTHROW(moe::models::router(p.spec).check());
+  }
 }
-TEST_CASE("an alias and a spec make a layer") {
+TEST_CASE("an alias and a spec make a layer with the family's outputs") {
   oracle::Random random(72);
-  const Problem<float> p({.tokens = 1, .hidden = 16, .ffn = 8, .experts = 8}, random);
+  const Problem<float> p({.tokens = 5, .hidden = 16, .ffn = 8, .experts = 8}, random);
   using Storage = moe::Resident<moe::PanelLayout, moe::formats<float>>;
   const moe::models::Mixtral<Storage> layer(moe::Linear(p.gate_view()),
                                             moe::models::router(moe::models::mixtral(16, 8)), p.storage(),
                                             moe::Cpu{.threads = 1});
-  CHECK(layer.router().k == 2);
+  const oracle::Routing rule{oracle::Score::softmax, oracle::Divide::by_sum};
+  CHECK(wrong_rows(p, gate_logits(p), forward(layer, p), rule) == 0);
 }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,9 @@ namespace moe {
 /// H) beside the experts; allocates nothing in `forward`.
 template <class Layer>
 class SoftMoE {
+  static_assert(std::is_same_v<typename Layer::memory, host_memory>,
+                "moe::SoftMoE: works on the host; this layer's memory is another");
+
  public:
   /// `phi` [E * p, H] is copied. Throws Error if it does not fit the layer.
   SoftMoE(Layer layer, View<const float> phi, float scale = 1) : layer_(std::move(layer)), phi_(), slots_(phi.rows) {
