@@ -10,6 +10,10 @@
 namespace {
 
 struct MyPin {};
+struct MyKeys {
+  bool operator()(moe::ExpertId, float&) const noexcept;
+};
+#include "a_decorator.inc"
 #include "a_family.inc"
 #include "a_gate_s_interface.inc"
 #include "a_lending_storage_s_interface.inc"
@@ -22,8 +26,8 @@ struct MyPin {};
 #include "storage_interfaces.inc"
 #include "tanh_activation.inc"
 
-static_assert(moe::TokenRouter<MyRouter> && moe::ColumnRule<MyRouter> && moe::RowFinish<MyRouter> &&
-              moe::HasIds<MyRouter>);
+static_assert(moe::KeyRouter<MyRouter> && moe::HasTables<MyRouter> && moe::has_column_rule<MyRouter>() &&
+              moe::detail::has_finish<MyRouter>::value && moe::detail::has_ids<MyRouter>::value);
 static_assert(moe::ResidentStorage<MyResident> && moe::RecordSource<MySource> && moe::LeasingStorage<MyLending>);
 static_assert(moe::ExecutorFor<MyExecutor, MyResident, moe::ExpertForm<moe::SwiGlu>>);
 static_assert(moe::Gate<MyGate, moe::Cpu>);
@@ -53,6 +57,15 @@ TEST_CASE("the documented router routes a layer") {
   moe::Workspace ws{layer.workspace(5)};
   layer.forward({.x = in.view(), .y = {y.data(), 5, narrow.hidden}}, ws, Picks{&wrong});
   CHECK(wrong == 0);
+}
+
+TEST_CASE("the documented decorator takes half of the choices") {
+  const HalfTheChoices<moe::TopK> router{{.experts = 6, .k = 3}};
+  const std::vector<float> logits{0, 5, 3, 1, 4, 2};
+  moe::Slot out[3];
+  CHECK(moe::num_logits(router) == 6);
+  CHECK(moe::select(router, {.logits = {logits.data(), 6}}, {out, moe::max_slots(router)}) == 2);
+  CHECK((out[0].expert == 1 && out[1].expert == 4));
 }
 
 TEST_CASE("the first snippet of the README is a layer") {
