@@ -32,6 +32,8 @@ struct Watch {
     if constexpr (requires { observer.done(f); }) observer.done(f);
   }
 };
+template <class Observer>
+Watch(const Observer&) -> Watch<Observer>;  // clang 14 does not deduce aggregates
 
 }  // namespace detail
 }  // namespace moe
