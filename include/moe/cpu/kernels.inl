@@ -1,20 +1,20 @@
 // The algorithms, once, in terms of the primitives of the instruction set that includes this file.
 //
 // A product is the rows of one expert times some of its panels. Panels lead: every row passes a panel before the next
-// one is read, so weights come from memory once, and a panel (2 KiB for 32 inputs of bf16) waits in the cache for the
-// next tile of rows.
+// one is read, so weights come from memory once, and a panel (128 KiB for 2,048 inputs in bf16) waits in the cache for
+// the next tile of rows. A tile is R rows times V of the panel's vectors:
 //
-//                   panel: 32 outputs           sums of a tile: R rows x V vectors, all in registers
-//                  |<---- width ---->|
-//                  | vector | vector | ..       for each input k:
-//     input 0      | w w w w| w w w w|            V loads     weights of input k, widened to float
-//     input 1      | w w w w| w w w w|            R loads     x[r][k], broadcast
-//        :         |        |        |            R V fma     sum[r][v] += x[r][k] * w[v]
-//                  +--------+--------+
-//     row 0   x -> | sum    | sum    |          V weights and 1 input beside the R V sums: Tile::rows and Tile::vecs
-//     row 1   x -> | sum    | sum    |          fill the registers. The other vectors of the panel follow in a second
-//        :         |        |        |          walk along the inputs; the rows that are left, in tiles of 4, 2 and 1.
-//     row R-1 x -> | sum    | sum    |
+//                  |<--- panel: 32 outputs, 4 vectors of 8 --->|
+//     input 0      |  w w .. w  |  w w .. w  |          |          |      for each input k:
+//     input 1      |  w w .. w  |  w w .. w  |          |          |        V loads of weights, widened to float
+//        :         |            |            |          |          |        R broadcasts of x[r][k]
+//                  +------------+------------+          +          +        R V fma: sum[r][v] += x[r][k] * w[v]
+//     row 0    x ->| sum[0][0]  | sum[0][1]  |
+//     row 1    x ->| sum[1][0]  | sum[1][1]  |      the sums, V weights and one input fill the registers:
+//        :         |            |            |      R = Tile::rows, V = Tile::vecs
+//     row R-1  x ->| sum[R-1][0]| sum[R-1][1]|
+//
+// The panel's other vectors follow in another walk along the inputs, the rows that are left in tiles of 4, 2 and 1.
 //
 // Each output is one chain of fma over the inputs in ascending order, whatever the tile: decode, prefill, any batch
 // split and any instruction set give the same bits. Register-tile loops carry MOE_UNROLL, or g++ -O2 keeps the
