@@ -1,6 +1,8 @@
 // Packing into panels and reading single weights back.
 #include <moe/layout.hpp>
 #include <set>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "problem.hpp"
@@ -48,6 +50,38 @@ int wrong_after_round_trip(int hidden, int ffn, bool gated) {
                                                   e.down, hidden, ffn);
 }
 
+/// Weights and biases that the panels of a record do not lead to as the oracle stores them.
+template <class Format>
+int wrong_in_panels(int hidden, int ffn, bool gated) {
+  using P = moe::projection_formats<Format>;
+  oracle::Random random(static_cast<std::uint64_t>(hidden * 100 + ffn));
+  const Problem<Format> p({.tokens = 0, .hidden = hidden, .ffn = ffn, .experts = 1, .gated = gated, .biased = true},
+                          random);
+  const std::vector<std::byte> record = packed(p);
+  const oracle::Expert& e = p.layer.experts[0];
+  const auto wrong = [&]<class F>(std::type_identity<F>, const moe::Panels& panels, int side, const auto& weights,
+                                  const auto& biases) {
+    int found = 0;
+    for (int r = 0; r < static_cast<int>(biases.size()); ++r) {
+      const int panel = r / 32, column = r % 32;
+      const std::vector<double> row(weights.begin() + r * panels.inputs, weights.begin() + (r + 1) * panels.inputs);
+      for (int k = 0; k < panels.inputs; ++k) {
+        const float weight = PanelLayout::element<F>(panels.panel(panel, side), panels.stride, column, k);
+        found += static_cast<double>(weight) != row[static_cast<std::size_t>(k)] ? 1 : 0;
+      }
+      const float bias = panels.panel_bias(panel, side)[column];
+      found += static_cast<double>(bias) != biases[static_cast<std::size_t>(r)] ? 1 : 0;
+    }
+    return found;
+  };
+  const moe::Panels up = PanelLayout::up_panels<Format>(record.data(), p.shape());
+  const std::type_identity<typename P::up> up_format;
+  return (gated ? wrong(up_format, up, 0, e.gate, e.gate_bias) : 0) +
+         wrong(up_format, up, gated ? 1 : 0, e.up, e.up_bias) +
+         wrong(std::type_identity<typename P::down>{}, PanelLayout::down_panels<Format>(record.data(), p.shape()), 0,
+               e.down, e.down_bias);
+}
+
 /// A valid f32 expert of [ffn 3, hidden 2] to damage.
 struct Damaged {
   std::vector<float> a = std::vector<float>(6, 1.0f), bias = std::vector<float>(3, 1.0f);
@@ -71,6 +105,31 @@ TEST_CASE_TEMPLATE("every weight comes back from its panel, for widths 1 to 70",
   for (int n = 1; n <= 70; ++n)
     wrong += wrong_after_round_trip<F>(n, 71 - n, true) + wrong_after_round_trip<F>(71 - n, n, false);
   CHECK(wrong == 0);
+}
+
+TEST_CASE_TEMPLATE("panels lead to every weight and bias of a record", F, float, moe::bf16, moe::f16, moe::q8_0,
+                   moe::mxfp4, moe::q4_0, Mixed) {
+  for (const auto& [hidden, ffn] : {std::pair{1, 70}, {33, 64}, {64, 33}, {70, 1}})
+    for (const bool gated : {false, true}) CHECK(wrong_in_panels<F>(hidden, ffn, gated) == 0);
+}
+TEST_CASE("panels of experts without biases have none") {
+  const std::vector<std::byte> record(PanelLayout::record_bytes<float>({40, 40, true, false}));
+  CHECK(PanelLayout::up_panels<float>(record.data(), {40, 40, true, false}).panel_bias(1, 1) == nullptr);
+  CHECK(PanelLayout::down_panels<float>(record.data(), {40, 40, true, false}).panel_bias(1, 0) == nullptr);
+}
+TEST_CASE("panels cover all outputs, and a slice of them keeps their numbers") {
+  const moe::ExpertShape shape{97, 65, true, true};
+  const std::vector<std::byte> record(PanelLayout::record_bytes<float>(shape));
+  const moe::Panels up = PanelLayout::up_panels<float>(record.data(), shape),
+                    down = PanelLayout::down_panels<float>(record.data(), shape);
+  CHECK(up.count == 3);
+  CHECK(up.inputs == 97);
+  CHECK(down.count == 4);
+  CHECK(down.inputs == 65);
+  const moe::Panels some = down.slice(1, 3).slice(1, 1);
+  CHECK(some.first == 2);
+  CHECK(some.count == 1);
+  CHECK(some.panel(2, 0) == down.panel(2, 0));
 }
 
 TEST_CASE_TEMPLATE("padding is zero, so that every byte of a record is written", F, float, moe::bf16, moe::f16,

@@ -12,12 +12,12 @@ using moe::ExpertNeed;
 using moe::IdMap;
 
 struct Grouped {
-  std::vector<int> offset, entry;
+  std::vector<int> offset, entry, row;
 };
 Grouped group(Table& table, IdMap ids) {
   Grouped g{std::vector<int>(static_cast<std::size_t>(ids.networks) + 1, -5),
-            std::vector<int>(table.slots_of_all.size(), -5)};
-  Dispatch<> d{g.offset.data(), g.entry.data()};
+            std::vector<int>(table.slots_of_all.size(), -5), std::vector<int>(table.slots_of_all.size(), -5)};
+  Dispatch<> d{g.offset.data(), g.entry.data(), g.row.data()};
   moe::group_by_expert(table.get(), ids, d);
   return g;
 }
@@ -33,7 +33,7 @@ std::vector<std::vector<int>> naive(Table& table, IdMap ids) {
 std::vector<ExpertNeed> needs(Table& table, IdMap ids) {
   Grouped g = group(table, ids);
   std::vector<ExpertNeed> all(static_cast<std::size_t>(ids.networks));
-  const auto found = moe::collect_needs(table.get(), ids, {g.offset.data(), g.entry.data()}, all.data());
+  const auto found = moe::collect_needs(table.get(), ids, {g.offset.data(), g.entry.data(), g.row.data()}, all.data());
   return {found.begin(), found.end()};
 }
 Table two_tokens() {
@@ -71,6 +71,12 @@ TEST_CASE("grouping lists the entries of each expert in token order") {
     CHECK(found == naive(table, {experts, 1}));
   }
 }
+TEST_CASE("grouping tells the token of every entry") {
+  Table table = two_tokens();
+  const Grouped g = group(table, {4, 0});
+  CHECK(g.entry == std::vector<int>{1, 5, 0, 4, 3, -5});
+  CHECK(g.row == std::vector<int>{0, 1, 0, 1, 1, -5});
+}
 TEST_CASE("grouping no tokens gives every expert nothing") {
   Table table(0, 2);
   CHECK(group(table, {3, 0}).offset == std::vector<int>{0, 0, 0, 0});
@@ -79,8 +85,8 @@ TEST_CASE("grouping takes a table without counts as full") {
   Table table = two_tokens();
   moe::RoutingTable<> full = table.get();
   full.count = nullptr;
-  std::vector<int> offset(5), entry(6);
-  Dispatch<> d{offset.data(), entry.data()};
+  std::vector<int> offset(5), entry(6), row(6);
+  Dispatch<> d{offset.data(), entry.data(), row.data()};
   moe::group_by_expert(full, {4, 0}, d);
   CHECK(offset == std::vector<int>{0, 2, 2, 4, 5});
 }

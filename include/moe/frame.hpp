@@ -95,7 +95,8 @@ Frame<M> carve_tables(Arena& main, Arena& staging, const Dims& d, IdMap ids) {
   f.ids = ids;
   f.logits = main.matrix<float, M>(d.tokens, d.logits);
   f.table = {main.matrix<Slot, M>(d.tokens, d.slots), main.take<int>(count(d.tokens))};
-  f.dispatch = {main.take<int>(count(d.experts) + 1), main.take<int>(count(d.tokens) * count(d.slots))};
+  const std::size_t entries = count(d.tokens) * count(d.slots);
+  f.dispatch = {main.take<int>(count(d.experts) + 1), main.take<int>(entries), main.take<int>(entries)};
   f.needs = staging.take<ExpertNeed>(count(d.experts));
   return f;
 }

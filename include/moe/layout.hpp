@@ -18,6 +18,36 @@ struct RecordOffsets {
   std::size_t up = 0, down = 0, up_bias = 0, down_bias = 0, bytes = 0;
 };
 
+/// Some output panels of one projection, as a kernel reads them. Those of a gated up projection have two sides, gate
+/// and up: their panels alternate and count as one.
+struct Panels {
+  static constexpr int width = 32;  // outputs of a panel
+
+  const std::byte* bytes = nullptr;  // panel 0 of the projection
+  std::size_t stride = 0;            // bytes of a panel of one side
+  const float* bias = nullptr;       // of panel 0, in the order of the panels; null: none
+  int inputs = 0;
+  int sides = 1;
+  int first = 0, count = 0;  // which panels these are
+
+  MOE_HD const std::byte* panel(int i, int side) const noexcept {
+    return bytes +
+           (static_cast<std::size_t>(i) * static_cast<std::size_t>(sides) + static_cast<std::size_t>(side)) * stride;
+  }
+  /// The 32 biases of a panel; null: none.
+  MOE_HD const float* panel_bias(int i, int side) const noexcept {
+    return bias == nullptr ? nullptr : bias + (i * sides + side) * width;
+  }
+  /// `n` of these panels, from the i-th on.
+  MOE_HD Panels slice(int i, int n) const noexcept {
+    MOE_ASSERT(i >= 0 && n >= 0 && i + n <= count);
+    Panels some = *this;
+    some.first += i;
+    some.count = n;
+    return some;
+  }
+};
+
 /// Panels of 32 output columns, input-major inside a panel, gate and up interleaved panel by panel.
 ///
 ///   record   = up section | down section | up bias | down bias          each part 64-byte aligned
@@ -32,7 +62,7 @@ struct RecordOffsets {
 /// mxfp4 and q4_0, columns c and c + 16 share byte c, the former in the low bits.
 struct PanelLayout {
   static constexpr std::string_view name = "panel32";
-  static constexpr int width = 32;
+  static constexpr int width = Panels::width;
 
   /// Elements of type `Code` that hold one input's weights of a panel.
   template <class Code>
@@ -74,6 +104,28 @@ struct PanelLayout {
   template <class Format>
   static constexpr std::size_t record_bytes(const ExpertShape& s) {
     return offsets<Format>(s).bytes;
+  }
+
+  /// The panels that compute the activation's arguments: [H] -> [F], of gate and up.
+  template <class Format>
+  static Panels up_panels(const std::byte* record, const ExpertShape& s) {
+    const RecordOffsets o = offsets<Format>(s);
+    return {.bytes = record + o.up,
+            .stride = panel_bytes<typename projection_formats<Format>::up>(s.hidden),
+            .bias = s.biased ? reinterpret_cast<const float*>(record + o.up_bias) : nullptr,
+            .inputs = s.hidden,
+            .sides = s.gated ? 2 : 1,
+            .count = pieces(s.ffn, width)};
+  }
+  /// The panels that compute the partial row: [F] -> [H].
+  template <class Format>
+  static Panels down_panels(const std::byte* record, const ExpertShape& s) {
+    const RecordOffsets o = offsets<Format>(s);
+    return {.bytes = record + o.down,
+            .stride = panel_bytes<typename projection_formats<Format>::down>(s.ffn),
+            .bias = s.biased ? reinterpret_cast<const float*>(record + o.down_bias) : nullptr,
+            .inputs = s.ffn,
+            .count = pieces(s.hidden, width)};
   }
 
   /// Position of a column inside one input's 32 codes.

@@ -34,13 +34,15 @@ struct RoutingTable {
   }
 };
 
-/// The same choices by expert: those of expert e are entry[offset[e]] .. entry[offset[e+1]], in token order.
-/// An entry is token * K + slot, which is also the row of its partial output.
+/// The same choices by expert: those of expert e are number offset[e] .. offset[e+1] of `entry` and `row`, in token
+/// order. An entry is token * K + slot, the place of its slot in the table and the row of its partial output.
 template <class M = host_memory>
 struct Dispatch {
   int* offset = nullptr;  // [E+1]
   int* entry = nullptr;   // [T*K]
+  int* row = nullptr;     // [T*K], the token of each entry: the row that its expert reads
   MOE_HD Row<const int> entries(ExpertId e) const noexcept { return {entry + offset[e], offset[e + 1] - offset[e]}; }
+  MOE_HD Row<const int> rows(ExpertId e) const noexcept { return {row + offset[e], offset[e + 1] - offset[e]}; }
 };
 
 // ---- what a router may look at
@@ -229,11 +231,15 @@ inline void group_by_expert(const RoutingTable<host_memory>& table, IdMap ids, D
   const auto for_each_entry = [&](auto&& visit) {
     for (int t = 0; t < tokens; ++t)
       for (int k = 0; k < table.size(t); ++k)
-        if (const ExpertId e = table.slots.row(t)[k].expert; ids.network(e)) visit(e, t * slots + k);
+        if (const ExpertId e = table.slots.row(t)[k].expert; ids.network(e)) visit(e, t, k);
   };
-  for_each_entry([&](ExpertId e, int) { ++d.offset[e + 1]; });
+  for_each_entry([&](ExpertId e, int, int) { ++d.offset[e + 1]; });
   for (int e = 0; e < ids.networks; ++e) d.offset[e + 1] += d.offset[e];
-  for_each_entry([&](ExpertId e, int entry) { d.entry[d.offset[e]++] = entry; });
+  for_each_entry([&](ExpertId e, int t, int k) {
+    const int i = d.offset[e]++;
+    d.entry[i] = t * slots + k;
+    d.row[i] = t;
+  });
   for (int e = ids.networks; e > 0; --e) d.offset[e] = d.offset[e - 1];
   d.offset[0] = 0;
 }

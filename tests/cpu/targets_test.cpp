@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <moe/cpu/targets.hpp>
+#include <utility>
 #include <vector>
 
 #include "../problem.hpp"
@@ -34,36 +35,39 @@ class ForcedIsa {
   std::string old_;
 };
 
-/// One expert's product over `rows` rows, all inputs random: what `kernel(product)` writes.
+/// Some rows of a product: what they read, what they write, and weights by row that is written.
+struct Rows {
+  std::vector<int> in, out;
+  std::vector<moe::Slot> weights{};
+
+  moe::cpu::Entries entries() const { return {list(in), list(out)}; }
+  template <class T>
+  static moe::Row<const T> list(const std::vector<T>& all) {
+    return {all.data(), static_cast<int>(all.size())};
+  }
+};
+
+/// One expert's up projection, all inputs random: what `kernel(product)` writes.
 template <class Format, class Kernel>
 std::vector<float> run_product(int inputs, int outputs, int rows, bool gated, bool biased, const Kernel& kernel) {
   oracle::Random random(static_cast<std::uint64_t>(inputs * 1000 + outputs * 10 + rows));
-  const int panels = (outputs + 31) / 32;
   const Problem<Format> p(
       {.tokens = rows, .hidden = inputs, .ffn = outputs, .experts = 1, .gated = gated, .biased = true}, random);
   const moe::Resident storage = p.storage();
-  const std::byte* record = storage.table()[0].bytes;
-  const moe::RecordOffsets o = PanelLayout::offsets<Format>(p.shape());
-  std::vector<int> entry(static_cast<std::size_t>(rows));
-  std::vector<moe::Slot> weights(entry.size());
-  for (int i = 0; i < rows; ++i) {
-    entry[static_cast<std::size_t>(i)] = rows - 1 - i;  // rows need not come in order
-    weights[static_cast<std::size_t>(i)] = {0, random.real()};
+  Rows list;
+  for (int i = 0; i < rows; ++i) {  // in no order
+    list.in.push_back(rows - 1 - i);
+    list.out.push_back((i + 1) % rows);
+    list.weights.push_back({0, random.real()});
   }
-  std::vector<float> out(static_cast<std::size_t>(rows * panels * 32), not_a_number);
   moe::cpu::Product product;
-  product.panels = record + o.up;
-  product.panel_bytes = PanelLayout::panel_bytes<Format>(inputs);
-  product.panel_count = panels;
-  product.inputs = inputs;
-  product.bias = biased ? reinterpret_cast<const float*>(record + o.up_bias) : nullptr;
-  product.in = p.x.data();
-  product.in_stride = inputs;
-  product.entry = entry.data();
-  product.rows = rows;
-  product.weights = biased ? weights.data() : nullptr;
-  product.out = out.data();
-  product.out_stride = panels * 32;
+  product.panels = PanelLayout::up_panels<Format>(storage.table()[0].bytes, p.shape());
+  if (!biased) product.panels.bias = nullptr;
+  product.in = p.x_view();
+  product.entries = list.entries();
+  if (biased) product.weights = Rows::list(list.weights);
+  std::vector<float> out(static_cast<std::size_t>(rows * product.panels.count * 32), not_a_number);
+  product.out = view(out, product.panels.count * 32);
   kernel(product);
   return out;
 }
@@ -94,18 +98,12 @@ template <class F>
 std::vector<float> weights_of_input(Isa isa, const std::vector<std::byte>& panel, int k) {
   std::vector<float> x(32, 0.0f), out(32);
   x[static_cast<std::size_t>(k)] = 1;
-  const int entry = 0;
+  const Rows first{{0}, {0}};
   moe::cpu::Product product;
-  product.panels = panel.data();
-  product.panel_bytes = panel.size();
-  product.panel_count = 1;
-  product.inputs = 32;
-  product.in = x.data();
-  product.in_stride = 32;
-  product.entry = &entry;
-  product.rows = 1;
-  product.out = out.data();
-  product.out_stride = 32;
+  product.panels = {.bytes = panel.data(), .stride = panel.size(), .inputs = 32, .count = 1};
+  product.in = view(std::as_const(x), 32);
+  product.entries = first.entries();
+  product.out = view(out, 32);
   moe::cpu::down_kernel<F>(isa)(product);
   return out;
 }
@@ -130,19 +128,15 @@ int wrong_weights(Isa isa, const std::array<typename moe::format_traits<F>::scal
   return wrong;
 }
 
-moe::cpu::Sum sum_of(const std::vector<moe::Slot>& slots, const std::vector<float>& partial,
-                     const std::vector<float>& x, std::vector<float>& y, bool add) {
-  moe::cpu::Sum s;
-  s.slots = slots.data();
-  s.count = static_cast<int>(slots.size());
-  s.ids = {4, 1};
-  s.partial = partial.data();
-  s.stride = static_cast<std::ptrdiff_t>(partial.size() / slots.size());
-  s.x = x.data();
-  s.y = y.data();
-  s.columns = static_cast<int>(y.size());
-  s.add = add;
-  return s;
+moe::cpu::Combine sum_of(const std::vector<moe::Slot>& slots, const std::vector<float>& partial,
+                         const std::vector<float>& x, std::vector<float>& y, bool add) {
+  const int k = static_cast<int>(slots.size());
+  return {.slots = Rows::list(slots),
+          .ids = {4, 1},
+          .partial = view(partial, static_cast<int>(partial.size()) / k),
+          .x = Rows::list(x),
+          .y = {y.data(), static_cast<int>(y.size())},
+          .add = add};
 }
 
 }  // namespace
@@ -159,8 +153,7 @@ TEST_CASE("an unknown name is refused with the names there are") {
   CHECK(message_of([] { moe::cpu::isa_from_name("avx3"); }) ==
         "moe::Cpu: instruction set: expected scalar, avx2 or avx512, found avx3");
 }
-TEST_CASE("a name of something this machine lacks is refused") {
-  if (moe::cpu::supports(Isa::avx512)) return;
+TEST_CASE("a name of something this machine lacks is refused" * doctest::skip(moe::cpu::supports(Isa::avx512))) {
   CHECK(message_of([] { moe::cpu::isa_from_name("avx512"); }) ==
         "moe::Cpu: instruction set: expected one that this machine has, found avx512");
 }
@@ -226,28 +219,85 @@ TEST_CASE("kernels decode every q4_0 code with scales of every exponent exactly"
     }
   }
 }
-TEST_CASE("dot products give the same bits on every instruction set, alone and with other rows") {
+TEST_CASE("products read and write the rows that they are told, with the weight of the row that is written") {
+  oracle::Random random(80);
+  const Problem<float> p({.tokens = 3, .hidden = 40, .ffn = 33, .experts = 1, .biased = true}, random);
+  const moe::Resident storage = p.storage();
+  const auto run = [&](Isa isa, const Rows& rows) {
+    std::vector<float> out(5 * 64, not_a_number);
+    moe::cpu::up_kernel<float, moe::SwiGlu>(isa)(
+        {.panels = PanelLayout::up_panels<float>(storage.table()[0].bytes, p.shape()),
+         .in = p.x_view(),
+         .entries = rows.entries(),
+         .weights = Rows::list(rows.weights),
+         .out = view(out, 64)},
+        {});
+    return out;
+  };
+  const Rows rows{{2, 0, 2}, {4, 3, 0}, {{0, 0.5f}, {}, {}, {0, 2.0f}, {0, -1.0f}}};
+  const std::vector<std::uint32_t> untouched = bits(std::vector<float>(64, not_a_number));
+  for (const Isa isa : available_isas()) {
+    const std::vector<float> found = run(isa, rows);
+    for (std::size_t i = 0; i < 3; ++i) {
+      const moe::Slot weight = rows.weights[static_cast<std::size_t>(rows.out[i])];
+      const std::vector<float> alone = run(isa, {{rows.in[i]}, {0}, {weight}});
+      CHECK(bits(view(found, 64).row(rows.out[i])) == bits(view(alone, 64).row(0)));
+    }
+    for (const int other : {1, 2}) CHECK(bits(view(found, 64).row(other)) == untouched);
+  }
+}
+TEST_CASE("some panels of a product are written where they are when all are") {
+  oracle::Random random(83);
+  const Problem<moe::bf16> p({.tokens = 2, .hidden = 40, .ffn = 120, .experts = 1, .biased = true}, random);
+  const moe::Resident storage = p.storage();
+  const Rows rows{{0, 1}, {0, 1}};
+  const moe::Panels all = PanelLayout::up_panels<moe::bf16>(storage.table()[0].bytes, p.shape());
+  const auto run = [&](const moe::Panels& panels) {
+    std::vector<float> out(2 * 128, 7);
+    moe::cpu::up_kernel<moe::bf16, moe::SwiGlu>(Isa::scalar)(
+        {.panels = panels, .in = p.x_view(), .entries = rows.entries(), .out = view(out, 128)}, {});
+    return out;
+  };
+  const std::vector<float> whole = run(all), part = run(all.slice(1, 3).slice(0, 2));
+  for (int row = 0; row < 2; ++row)
+    for (int i = 0; i < 128; ++i) {
+      const bool inside = i >= 32 && i < 96;
+      CHECK(view(part, 128).row(row)[i] == (inside ? view(whole, 128).row(row)[i] : 7));
+    }
+}
+TEST_CASE("dot products give the same bits on every instruction set, alone and with other rows and outputs") {
   oracle::Random random(81);
-  const int rows = 9;
-  for (int n = 0; n <= 200; ++n) {
-    const std::vector<float> in = random.reals(rows * n), weight = random.reals(n);
-    const auto run = [&](Isa isa, int first, int count) {
-      std::vector<float> out(static_cast<std::size_t>(count));
-      moe::cpu::dot_kernel(isa)({.in = in.data() + first * n,
-                                 .in_stride = n,
-                                 .rows = count,
-                                 .weight = weight.data(),
-                                 .bias = 0.5f,
-                                 .inputs = n,
-                                 .out = out.data(),
-                                 .out_stride = 1});
+  const int rows = 9, outputs = 3;
+  for (int n = 1; n <= 200; ++n) {
+    const std::vector<float> in = random.reals(rows * n), weight = random.reals(outputs * n),
+                             bias = random.reals(outputs);
+    const auto run = [&](Isa isa, int row, int row_count, int output, int output_count) {
+      std::vector<float> out(static_cast<std::size_t>(row_count * output_count));
+      moe::cpu::dot_kernel(isa)({.in = view(in, n).slice(row, row_count),
+                                 .weight = view(weight, n).slice(output, output_count),
+                                 .bias = bias.data() + output,
+                                 .out = view(out, output_count)});
       return out;
     };
-    const std::vector<float> expected = run(Isa::scalar, 0, rows);
+    const std::vector<float> expected = run(Isa::scalar, 0, rows, 0, outputs);
     for (const Isa isa : available_isas()) {
-      CHECK(run(isa, 0, rows) == expected);
-      for (int r = 0; r < rows; ++r) CHECK(run(isa, r, 1)[0] == expected[static_cast<std::size_t>(r)]);
+      CHECK(run(isa, 0, rows, 0, outputs) == expected);
+      for (int r = 0; r < rows; ++r)
+        for (int o = 0; o < outputs; ++o) CHECK(run(isa, r, 1, o, 1)[0] == view(expected, outputs).row(r)[o]);
     }
+  }
+}
+TEST_CASE("a dot product without inputs is its bias, or zero") {
+  const float bias = 0.5f;
+  for (const Isa isa : available_isas()) {
+    std::vector<float> out(2);
+    moe::cpu::DotProducts products{
+        .in = {nullptr, 2, 0}, .weight = {nullptr, 1, 0}, .bias = &bias, .out = view(out, 1)};
+    moe::cpu::dot_kernel(isa)(products);
+    CHECK(out == std::vector<float>{0.5f, 0.5f});
+    products.bias = nullptr;
+    moe::cpu::dot_kernel(isa)(products);
+    CHECK(out == std::vector<float>{0, 0});
   }
 }
 TEST_CASE("sums over slots give the same bits on every instruction set and write no column too many") {

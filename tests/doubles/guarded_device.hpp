@@ -231,6 +231,7 @@ struct Executor {
     h.table = {inside(f.table.slots), f.table.count};
     h.dispatch.offset = f.dispatch.offset;
     h.dispatch.entry = f.dispatch.entry;
+    h.dispatch.row = f.dispatch.row;
     h.partial = inside(f.partial);
     h.needs = f.needs;
     h.intermediate = inside(f.intermediate);

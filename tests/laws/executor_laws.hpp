@@ -1,8 +1,10 @@
 // What every executor on the host must do. Each law takes an executor and is one fact.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <moe/concepts.hpp>
+#include <type_traits>
 #include <vector>
 
 #include "problem.hpp"
@@ -78,6 +80,7 @@ void agrees(const X& executor, const Setup& s, const Form& form = {}) {
   oracle::Random random(static_cast<std::uint64_t>(s.hidden * 1000 + s.tokens * 10 + s.experts));
   CAPTURE(random.seed);
   CAPTURE(s.ffn);
+  CAPTURE(moe::format_traits<Format>::name);
   Problem<Format> p(s, random);
   p.layer.weight_on_input = form.weight_on == WeightOn::input;
   Table table = random_table(random, s.tokens, s.k, s.experts);
@@ -235,6 +238,28 @@ void linear_agrees_with_oracle(const X& executor) {
   }
 }
 
+/// What others dispatch need not be in the table's order: rows that came from other ranks, say.
+template <class X>
+void reads_and_writes_the_rows_of_the_dispatch(const X& executor) {
+  oracle::Random random(10);
+  Problem<float> p({.tokens = 4, .experts = 2, .k = 1}, random);
+  Table table(4, 1);
+  table.count = {0, 0, 0, 0};
+  const auto storage = p.storage();
+  Bench<X> bench(executor, {4, 37, 21, 0, 2, 1}, {2, 0});
+  bench.set(table);
+  const int offsets[] = {0, 1, 4}, entries[] = {3, 2, 0, 1}, rows[] = {2, 1, 3, 1};
+  std::copy_n(offsets, 3, bench.frame.dispatch.offset);
+  std::copy_n(entries, 4, bench.frame.dispatch.entry);
+  std::copy_n(rows, 4, bench.frame.dispatch.row);
+  bench.experts(p, storage.table(), ExpertForm<SwiGlu>{});
+  for (int i = 0; i < 4; ++i) {
+    CAPTURE(i);
+    const auto expected = run_token(p.layer, p.token(rows[i]), {{i < 1 ? 0 : 1, {1}}});
+    CHECK(first_outside(bench.frame.partial.row(entries[i]), expected) == -1);
+  }
+}
+
 /// `rows` calls every index once.
 template <class X>
 void rows_visits_every_index_once(const X& executor) {
@@ -244,6 +269,45 @@ void rows_visits_every_index_once(const X& executor) {
     executor.rows(f, n, [&](int i) { ++visits[static_cast<std::size_t>(i)]; });
     for (int i = 0; i < 100; ++i) CHECK(visits[static_cast<std::size_t>(i)] == (i < n ? 1 : 0));
   }
+}
+
+/// Calls law(std::type_identity<Format>{}) for every format, and for one that differs between projections.
+template <class Law>
+void for_every_format(const Law& law) {
+  const auto each = [&]<class... F>(moe::formats<F...>) { (law(std::type_identity<F>{}), ...); };
+  each(moe::formats<float, moe::bf16, moe::f16, moe::q8_0, moe::mxfp4, moe::q4_0,
+                    moe::expert_format<moe::q8_0, moe::f16>>{});
+}
+
+/// All of them.
+template <class X>
+void all(const X& x) {
+  SUBCASE("experts agree with the oracle within rounding") {
+    for_every_format([&]<class F>(std::type_identity<F>) { agrees_with_oracle<F>(x); });
+  }
+  SUBCASE("experts add biases") {
+    for_every_format([&]<class F>(std::type_identity<F>) { adds_biases<F>(x); });
+  }
+  SUBCASE("ungated experts agree with the oracle within rounding") {
+    for_every_format([&]<class F>(std::type_identity<F>) { computes_ungated_experts<F>(x); });
+  }
+  SUBCASE("ungated experts add biases") {
+    for_every_format([&]<class F>(std::type_identity<F>) { adds_biases_of_ungated_experts<F>(x); });
+  }
+  SUBCASE("weights are applied to the input when the form says so") {
+    for_every_format([&]<class F>(std::type_identity<F>) { applies_weights_to_the_input<F>(x); });
+  }
+  SUBCASE("nothing is computed for no tokens") { computes_nothing_for_no_tokens(x); }
+  SUBCASE("nothing is read of experts without rows") { reads_nothing_of_experts_without_rows(x); }
+  SUBCASE("only rows of the wave are written") { writes_only_rows_of_the_wave(x); }
+  SUBCASE("experts read and write the rows of the dispatch") { reads_and_writes_the_rows_of_the_dispatch(x); }
+  SUBCASE("skipped experts add nothing") { adds_nothing_for_skipped_experts(x); }
+  SUBCASE("ids outside the experts add nothing") { adds_nothing_for_unknown_ids(x); }
+  SUBCASE("identities add the input") { adds_the_input_for_identities(x); }
+  SUBCASE("tokens without choices get zero") { writes_zero_for_tokens_without_choices(x); }
+  SUBCASE("results are added to when asked") { adds_to_the_result_when_asked(x); }
+  SUBCASE("gates are multiplied within rounding") { linear_agrees_with_oracle(x); }
+  SUBCASE("every row is called once") { rows_visits_every_index_once(x); }
 }
 
 }  // namespace executor_laws

@@ -31,8 +31,9 @@ Table chosen(const R& router, const std::vector<float>& logits, const moe::Route
 template <class R>
 void limit(const R& router, Table& table, const moe::RouteContext<>& context = {}, bool backwards = false) {
   const moe::RoutingTable<> t = table.get();
-  std::vector<int> offset(static_cast<std::size_t>(moe::num_experts(router)) + 1), entry(table.slots_of_all.size());
-  moe::Dispatch<> d{offset.data(), entry.data()};
+  std::vector<int> offset(static_cast<std::size_t>(moe::num_experts(router)) + 1), entry(table.slots_of_all.size()),
+      rows(entry);
+  moe::Dispatch<> d{offset.data(), entry.data(), rows.data()};
   moe::group_by_expert(t, moe::ids_of(router), d);
   for (int i = 0; i < moe::num_experts(router); ++i) {
     const int e = backwards ? moe::num_experts(router) - 1 - i : i;

@@ -3,9 +3,12 @@
 using vec = __m256;
 using ivec = __m256i;
 inline constexpr int lanes = 8;
-inline constexpr int row_tile = 6;  // 6 x 16 columns: 12 sums, 2 weights, 1 input in 16 registers
-inline constexpr int tile_vecs = 2;
-inline constexpr int dot_rows = 3;  // rows that share a weight in `linear`: 12 sums
+
+/// What registers hold at a time (drawn in kernels.inl).
+struct Tile {
+  static constexpr int rows = 6, vecs = 2;  // 6 x 16 columns: 12 sums, 2 weights, 1 input of 16 registers
+  static constexpr int dot_rows = 3;        // rows that share a weight in `linear`: 12 sums
+};
 
 inline vec broadcast(float x) { return _mm256_set1_ps(x); }
 inline vec load(const float* p) { return _mm256_loadu_ps(p); }

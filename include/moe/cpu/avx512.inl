@@ -6,10 +6,13 @@
 using vec = __m512;
 using ivec = __m512i;
 inline constexpr int lanes = 16;
-inline constexpr int row_tile = 8;  // 8 x 32 columns: 16 sums, 2 weights, 1 input of 32 registers
-inline constexpr int tile_vecs = 2;
-inline constexpr int dot_rows = 4;  // rows that share a weight in `linear`: 8 sums hide the latency of fma
 inline constexpr __mmask16 every = 0xffff;
+
+/// What registers hold at a time (drawn in kernels.inl).
+struct Tile {
+  static constexpr int rows = 8, vecs = 2;  // 8 x 32 columns: 16 sums, 2 weights, 1 input of 32 registers
+  static constexpr int dot_rows = 4;        // rows that share a weight in `linear`: 8 sums hide the latency of fma
+};
 
 inline vec broadcast(float x) { return _mm512_set1_ps(x); }
 inline vec load(const float* p) { return _mm512_loadu_ps(p); }

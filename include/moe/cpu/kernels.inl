@@ -1,18 +1,35 @@
 // The algorithms, once, in terms of the primitives of the instruction set that includes this file.
 //
+// A product is the rows of one expert times some of its panels. Panels lead: every row passes a panel before the next
+// one is read, so weights come from memory once, and a panel (128 KiB for 2,048 inputs in bf16) waits in the cache for
+// the next tile of rows. A tile is R rows times V of the panel's vectors:
+//
+//                  |<--- panel: 32 outputs, 4 vectors of 8 --->|
+//     input 0      |  w w .. w  |  w w .. w  |          |          |      for each input k:
+//     input 1      |  w w .. w  |  w w .. w  |          |          |        V loads of weights, widened to float
+//        :         |            |            |          |          |        R broadcasts of x[r][k]
+//                  +------------+------------+          +          +        R V fma: sum[r][v] += x[r][k] * w[v]
+//     row 0    x ->| sum[0][0]  | sum[0][1]  |
+//     row 1    x ->| sum[1][0]  | sum[1][1]  |      the sums, V weights and one input fill the registers:
+//        :         |            |            |      R = Tile::rows, V = Tile::vecs
+//     row R-1  x ->| sum[R-1][0]| sum[R-1][1]|
+//
+// The panel's other vectors follow in another walk along the inputs, the rows that are left in tiles of 4, 2 and 1.
+//
 // Each output is one chain of fma over the inputs in ascending order, whatever the tile: decode, prefill, any batch
 // split and any instruction set give the same bits. Register-tile loops carry MOE_UNROLL, or g++ -O2 keeps the
 // sums in memory.
 
 inline constexpr int width = PanelLayout::width;
-inline constexpr int vecs = width / lanes;  // vectors of one panel
+inline constexpr int vecs = width / lanes;           // vectors of one panel
+inline constexpr std::size_t prefetch_bytes = 1024;  // ahead: hardware prefetchers stop at the end of every page
 
 // ---- R rows times V vectors of a panel, from vector V0 on
 
 template <int V0, int R, int V, class Code>
 inline void accumulate(const Code* codes, int inputs, const float* const* x, int first_input, vec (&sum)[R][V]) {
   for (int k = 0; k < inputs; ++k, codes += PanelLayout::codes_per_input<Code>) {
-    prefetch(reinterpret_cast<const std::byte*>(codes) + 1024);
+    prefetch(reinterpret_cast<const std::byte*>(codes) + prefetch_bytes);
     vec w[V];
     MOE_UNROLL
     for (int v = 0; v < V; ++v) w[v] = panel(codes, V0 + v);
@@ -25,7 +42,8 @@ inline void accumulate(const Code* codes, int inputs, const float* const* x, int
   }
 }
 
-/// Formats with scales: codes of one block are summed first, then scaled into the total.
+/// Formats with scales: codes of one block are summed first, then scaled into the total. One multiplication by the
+/// scale for a block of inputs instead of one per weight.
 template <class F, int V0, int R, int V>
 inline void accumulate_scaled(const std::byte* block, int inputs, const float* const* x, vec (&sum)[R][V]) {
   using traits = format_traits<F>;
@@ -70,43 +88,43 @@ inline void multiply(const std::byte* panel_bytes, int inputs, const float* cons
   }
 }
 
-/// out [R, 32] = R rows times one panel.
+/// out [R, 32] = R rows times one panel. A single row takes the whole panel at once where registers suffice: two chains
+/// of fma would wait for each other, and the panel would be walked along twice.
 template <class F, int R, int V0 = 0>
 inline void panel_product(const std::byte* panel, int inputs, const float* const* rows, float* out) {
-  constexpr int V = R == 1 && vecs <= 4 ? vecs : tile_vecs;
+  constexpr int V = R == 1 && vecs <= 4 ? vecs : Tile::vecs;
   multiply<F, R, V0, V>(panel, inputs, rows, out);
   if constexpr (V0 + V < vecs) panel_product<F, R, V0 + V>(panel, inputs, rows, out);
 }
 
-// ---- one tile of rows through one output panel
+// ---- one tile of rows through one panel
 
 template <int R>
 inline void input_rows(const Product& p, int first, const float* (&rows)[R]) {
-  for (int r = 0; r < R; ++r) rows[r] = p.in + p.entry[first + r] / p.slots * p.in_stride;
+  for (int r = 0; r < R; ++r) rows[r] = p.in.data + p.entries.in_row[first + r] * p.in.stride;
 }
+inline float* output_row(const Product& p, int i, int panel) {
+  return p.out.data + p.entries.out_row[i] * p.out.stride + panel * width;
+}
+inline vec load_bias(const float* bias, int v) { return bias == nullptr ? broadcast(0.0f) : load(bias + v * lanes); }
 
+/// Products wait on the stack for the activation, which needs a column's gate and up together.
 template <class F, class Act, int R>
 inline void up_tile(const Product& p, const Act& act, int first, int panel) {
-  constexpr int sides = Act::gated ? 2 : 1;
+  constexpr int up_side = Act::gated ? 1 : 0;
   const float* rows[R];
   input_rows<R>(p, first, rows);
   alignas(64) float gate[R * width], up[R * width];
-  const std::byte* bytes = p.panels + static_cast<std::size_t>(panel) * sides * p.panel_bytes;
-  if constexpr (Act::gated) panel_product<F, R>(bytes, p.inputs, rows, gate);
-  panel_product<F, R>(bytes + (sides - 1) * p.panel_bytes, p.inputs, rows, up);
-  const float* bias = p.bias == nullptr ? nullptr : p.bias + panel * sides * width;
+  if constexpr (Act::gated) panel_product<F, R>(p.panels.panel(panel, 0), p.panels.inputs, rows, gate);
+  panel_product<F, R>(p.panels.panel(panel, up_side), p.panels.inputs, rows, up);
+  const float *gate_bias = p.panels.panel_bias(panel, 0), *up_bias = p.panels.panel_bias(panel, up_side);
   for (int r = 0; r < R; ++r) {
-    const int entry = p.entry[first + r];
-    const vec weight = broadcast(p.weights == nullptr ? 1.0f : p.weights[entry].weight);
-    float* out = p.out + entry * p.out_stride + panel * width;
+    const vec weight = broadcast(p.weights.empty() ? 1.0f : p.weights[p.entries.out_row[first + r]].weight);
+    float* out = output_row(p, first + r, panel);
     for (int v = 0; v < vecs; ++v) {
-      const vec up_bias = bias == nullptr ? broadcast(0.0f) : load(bias + (sides - 1) * width + v * lanes);
-      const vec u = fma(load(up + r * width + v * lanes), weight, up_bias);
+      const vec u = fma(load(up + r * width + v * lanes), weight, load_bias(up_bias, v));
       vec g = u;
-      if constexpr (Act::gated) {
-        const vec gate_bias = bias == nullptr ? broadcast(0.0f) : load(bias + v * lanes);
-        g = fma(load(gate + r * width + v * lanes), weight, gate_bias);
-      }
+      if constexpr (Act::gated) g = fma(load(gate + r * width + v * lanes), weight, load_bias(gate_bias, v));
       store(out + v * lanes, apply(act, g, u));
     }
   }
@@ -117,65 +135,70 @@ inline void down_tile(const Product& p, int first, int panel) {
   const float* rows[R];
   input_rows<R>(p, first, rows);
   alignas(64) float product[R * width];
-  panel_product<F, R>(p.panels + static_cast<std::size_t>(panel) * p.panel_bytes, p.inputs, rows, product);
+  panel_product<F, R>(p.panels.panel(panel, 0), p.panels.inputs, rows, product);
+  const float* bias = p.panels.panel_bias(panel, 0);
   for (int r = 0; r < R; ++r) {
-    float* out = p.out + p.entry[first + r] * p.out_stride + panel * width;
-    for (int v = 0; v < vecs; ++v) {
-      const vec bias = p.bias == nullptr ? broadcast(0.0f) : load(p.bias + panel * width + v * lanes);
-      store(out + v * lanes, add(load(product + r * width + v * lanes), bias));
-    }
+    float* out = output_row(p, first + r, panel);
+    for (int v = 0; v < vecs; ++v)
+      store(out + v * lanes, add(load(product + r * width + v * lanes), load_bias(bias, v)));
   }
 }
 
 // ---- entry points
 
-/// mid = activation(gate x, up x): all rows pass one panel before the next is read.
+/// intermediate = activation(gate x, up x).
 template <class F, class Act>
 inline void up(const Product& p, const Act& act) {
-  for (int panel = 0; panel < p.panel_count; ++panel) {
+  const int rows = p.entries.size();
+  for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
     int i = 0;
-    for (; i + row_tile <= p.rows; i += row_tile) up_tile<F, Act, row_tile>(p, act, i, panel);
-    for (; i + 4 <= p.rows; i += 4) up_tile<F, Act, 4>(p, act, i, panel);
-    for (; i + 2 <= p.rows; i += 2) up_tile<F, Act, 2>(p, act, i, panel);
-    for (; i < p.rows; ++i) up_tile<F, Act, 1>(p, act, i, panel);
+    for (; i + Tile::rows <= rows; i += Tile::rows) up_tile<F, Act, Tile::rows>(p, act, i, panel);
+    for (; i + 4 <= rows; i += 4) up_tile<F, Act, 4>(p, act, i, panel);
+    for (; i + 2 <= rows; i += 2) up_tile<F, Act, 2>(p, act, i, panel);
+    for (; i < rows; ++i) up_tile<F, Act, 1>(p, act, i, panel);
   }
 }
 
-/// partial = down mid.
+/// partial = down intermediate.
 template <class F>
 inline void down(const Product& p) {
-  for (int panel = 0; panel < p.panel_count; ++panel) {
+  const int rows = p.entries.size();
+  for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
     int i = 0;
-    for (; i + row_tile <= p.rows; i += row_tile) down_tile<F, row_tile>(p, i, panel);
-    for (; i + 4 <= p.rows; i += 4) down_tile<F, 4>(p, i, panel);
-    for (; i + 2 <= p.rows; i += 2) down_tile<F, 2>(p, i, panel);
-    for (; i < p.rows; ++i) down_tile<F, 1>(p, i, panel);
+    for (; i + Tile::rows <= rows; i += Tile::rows) down_tile<F, Tile::rows>(p, i, panel);
+    for (; i + 4 <= rows; i += 4) down_tile<F, 4>(p, i, panel);
+    for (; i + 2 <= rows; i += 2) down_tile<F, 2>(p, i, panel);
+    for (; i < rows; ++i) down_tile<F, 1>(p, i, panel);
   }
 }
 
-/// Loads `count` < lanes floats, the rest zero, without reading past them.
-inline vec load_first(const float* p, int count) {
+/// Loads `count` <= lanes floats, the rest zero, without reading past them.
+inline vec load_up_to(const float* p, int count) {
+  if (count == lanes) return load(p);
   alignas(64) float buffer[lanes] = {};
   for (int i = 0; i < count; ++i) buffer[i] = p[i];
   return load(buffer);
 }
 
-/// out[r] = <rows r of p, weight>, each in 32 interleaved chains that are added in a fixed tree.
+/// Output n of R rows. Weights of `linear` lie as their owner has them, a row per output, so vectors run along the
+/// inputs: 32 interleaved chains, whatever the width of a vector, that are added in a fixed tree.
 template <int R>
-inline void dot_tile(const DotProducts& p, int first) {
+inline void dot_tile(const DotProducts& p, int first, int n) {
+  const int inputs = p.weight.cols;
+  const float* weight = p.weight.data + n * p.weight.stride;
   const float* in[R];
   vec sum[R][vecs];
   MOE_UNROLL
   for (int r = 0; r < R; ++r) {
-    in[r] = p.in + (first + r) * p.in_stride;
+    in[r] = p.in.data + (first + r) * p.in.stride;
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) sum[r][v] = broadcast(0.0f);
   }
   int i = 0;
-  for (; i + width <= p.inputs; i += width) {
+  for (; i + width <= inputs; i += width) {
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) {
-      const vec w = load(p.weight + i + v * lanes);
+      const vec w = load(weight + i + v * lanes);
       MOE_UNROLL
       for (int r = 0; r < R; ++r) sum[r][v] = fma(load(in[r] + i + v * lanes), w, sum[r][v]);
     }
@@ -184,40 +207,44 @@ inline void dot_tile(const DotProducts& p, int first) {
     alignas(64) float chains[width];
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) store(chains + v * lanes, sum[r][v]);
-    for (int j = 0; i + j < p.inputs; ++j) chains[j] = std::fma(in[r][i + j], p.weight[i + j], chains[j]);
+    for (int j = 0; i + j < inputs; ++j) chains[j] = std::fma(in[r][i + j], weight[i + j], chains[j]);
     for (int step = width / 2; step > 0; step /= 2)
       for (int j = 0; j < step; ++j) chains[j] += chains[j + step];
-    p.out[(first + r) * p.out_stride] = chains[0] + p.bias;
+    p.out.data[(first + r) * p.out.stride + n] = chains[0] + (p.bias == nullptr ? 0.0f : p.bias[n]);
   }
 }
 
-/// One output of `linear` for all rows: the weight is read once for a tile of them.
+/// Outputs lead: a weight is read once for a tile of rows, which stay in the cache for the next output.
 inline void dot(const DotProducts& p) {
-  int r = 0;
-  for (; r + dot_rows <= p.rows; r += dot_rows) dot_tile<dot_rows>(p, r);
-  for (; r < p.rows; ++r) dot_tile<1>(p, r);
+  for (int n = 0; n < p.weight.rows; ++n) {
+    int r = 0;
+    for (; r + Tile::dot_rows <= p.in.rows; r += Tile::dot_rows) dot_tile<Tile::dot_rows>(p, r, n);
+    for (; r < p.in.rows; ++r) dot_tile<1>(p, r, n);
+  }
 }
 
-inline vec sum_of_slots(const Sum& s, int column, int count) {
-  const bool whole = count == lanes;
-  vec total = !s.add ? broadcast(0.0f) : (whole ? load(s.y + column) : load_first(s.y + column, count));
-  for (int k = 0; k < s.count; ++k) {
-    const Slot slot = s.slots[k];
-    if (s.ids.network(slot.expert)) {
-      total = fma(broadcast(s.weighted ? slot.weight : 1.0f), load(s.partial + k * s.stride + column), total);
-    } else if (s.ids.identity(slot.expert)) {
-      total = fma(broadcast(slot.weight), whole ? load(s.x + column) : load_first(s.x + column, count), total);
+inline vec sum_of_slots(const Combine& c, int column, int count) {
+  vec total = c.add ? load_up_to(c.y.data() + column, count) : broadcast(0.0f);
+  for (int k = 0; k < c.slots.size(); ++k) {
+    const Slot slot = c.slots[k];
+    if (c.ids.network(slot.expert)) {
+      const vec partial = load(c.partial.data + k * c.partial.stride + column);
+      total = fma(broadcast(c.weighted ? slot.weight : 1.0f), partial, total);
+    } else if (c.ids.identity(slot.expert)) {
+      total = fma(broadcast(slot.weight), load_up_to(c.x.data() + column, count), total);
     }
   }
   return total;
 }
 
-/// Partial rows are padded to whole panels; x and y are not.
-inline void combine(const Sum& s) {
+/// Columns lead: a vector of sums stays in a register for all slots. Partial rows are padded to whole panels; x and y
+/// are not.
+inline void combine(const Combine& c) {
+  const int columns = c.y.size();
   int column = 0;
-  for (; column + lanes <= s.columns; column += lanes) store(s.y + column, sum_of_slots(s, column, lanes));
-  if (column == s.columns) return;
+  for (; column + lanes <= columns; column += lanes) store(c.y.data() + column, sum_of_slots(c, column, lanes));
+  if (column == columns) return;
   alignas(64) float rest[lanes];
-  store(rest, sum_of_slots(s, column, s.columns - column));
-  for (int i = 0; column + i < s.columns; ++i) s.y[column + i] = rest[i];
+  store(rest, sum_of_slots(c, column, columns - column));
+  for (int i = 0; column + i < columns; ++i) c.y.data()[column + i] = rest[i];
 }

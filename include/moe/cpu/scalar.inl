@@ -3,9 +3,12 @@
 using vec = float;
 using ivec = std::int32_t;
 inline constexpr int lanes = 1;
-inline constexpr int row_tile = 4;   // rows of a register tile
-inline constexpr int tile_vecs = 8;  // vectors of a panel that a tile covers at a time
-inline constexpr int dot_rows = 1;   // rows that share a weight in `linear`
+
+/// What is summed at a time (drawn in kernels.inl).
+struct Tile {
+  static constexpr int rows = 4, vecs = 8;
+  static constexpr int dot_rows = 1;  // rows that share a weight in `linear`
+};
 
 inline vec broadcast(float x) { return x; }
 inline vec load(const float* p) { return *p; }

@@ -137,7 +137,7 @@ template <class F, class Act>
 using UpKernel = void (*)(const Product&, const Act&);
 using DownKernel = void (*)(const Product&);
 using DotKernel = void (*)(const DotProducts&);
-using CombineKernel = void (*)(const Sum&);
+using CombineKernel = void (*)(const Combine&);
 
 template <class F, class Act>
 UpKernel<F, Act> up_kernel([[maybe_unused]] Isa isa) {

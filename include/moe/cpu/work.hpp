@@ -8,47 +8,38 @@
 
 namespace moe::cpu {
 
-/// Some panels of one projection of one expert, over all rows that chose it. Row i reads input row entry[i] / slots and
-/// writes output row entry[i].
-struct Product {
-  const std::byte* panels = nullptr;  // the first one; gate and up alternate in gated projections
-  std::size_t panel_bytes = 0;
-  int panel_count = 0;  // output panels: a gate and its up count as one
-  int inputs = 0;
-  const float* bias = nullptr;  // of the first panel, in the order of the panels; null: none
-  const float* in = nullptr;
-  std::ptrdiff_t in_stride = 0;
-  int slots = 1;  // rows of the output per row of the input
-  const int* entry = nullptr;
-  int rows = 0;
-  const Slot* weights = nullptr;  // by entry: multiplies the products before the bias; null: one
-  float* out = nullptr;           // column 0 of the first panel, row 0
-  std::ptrdiff_t out_stride = 0;
+/// Which rows a product reads and writes: the i-th reads in_row[i] and writes out_row[i].
+struct Entries {
+  Row<const int> in_row, out_row;
+  int size() const noexcept { return in_row.size(); }
 };
 
-/// One output of a linear map for several rows: out[r] = <in row r, weight> + bias.
+/// Some panels of one projection of one expert, over all rows that chose it. Whole panels are written: rows of `out`
+/// have room for 32 columns a panel.
+struct Product {
+  Panels panels;
+  View<const float> in;  // [., inputs]
+  Entries entries;
+  Row<const Slot> weights{};  // by row of `out`, what multiplies its products before the bias; empty: one
+  View<float> out;            // [., 32 panels], as wide as the projection
+};
+
+/// Some outputs of a linear map for some rows: out [T,N] = in [T,H] weight [N,H]^T + bias.
 struct DotProducts {
-  const float* in = nullptr;
-  std::ptrdiff_t in_stride = 0;
-  int rows = 0;
-  const float* weight = nullptr;
-  float bias = 0;
-  int inputs = 0;
-  float* out = nullptr;
-  std::ptrdiff_t out_stride = 0;
+  View<const float> in;         // [T,H]
+  View<const float> weight;     // [N,H]
+  const float* bias = nullptr;  // [N]; null: none
+  View<float> out;              // [T,N]
 };
 
 /// One row of the result: y = [y +] sum over slots, in slot order, of weight * partial row (or * x for identities).
-struct Sum {
-  const Slot* slots = nullptr;
-  int count = 0;
+struct Combine {
+  Row<const Slot> slots;  // [K]
   IdMap ids;
-  bool weighted = true;            // false: the weight was applied to the input
-  const float* partial = nullptr;  // row of the first slot
-  std::ptrdiff_t stride = 0;
-  const float* x = nullptr;
-  float* y = nullptr;
-  int columns = 0;
+  View<const float> partial;  // [K,H], rows padded to whole panels
+  Row<const float> x;         // [H]
+  Row<float> y;               // [H]
+  bool weighted = true;       // false: the weight was applied to the input
   bool add = false;
 };
 

@@ -34,12 +34,12 @@ struct EigenReference {
   void experts(Frame<memory>& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list,
                const ExpertShape& s, const Form& form, WavePosition) const {
     for (const ExpertRef& ref : refs) {
-      const Row<const int> entries = f.dispatch.entries(ref.expert);
+      const Row<const int> entries = f.dispatch.entries(ref.expert), rows = f.dispatch.rows(ref.expert);
       for (const int entry : entries) vector(f.partial.row(entry)).setZero();
       if (entries.empty() || ref.bytes == nullptr) continue;
       with_format(list, ref.format, [&](auto format) {
         const Expert expert = unpack<typename decltype(format)::type>(ref.bytes, s);
-        for (const int entry : entries) run(expert, f, in, entry, form);
+        for (int i = 0; i < entries.size(); ++i) run(expert, f, in.row(rows[i]), entries[i], form);
       });
     }
   }
@@ -72,8 +72,8 @@ struct EigenReference {
   static Eigen::Map<Vector> vector(Row<float> row) { return {row.data(), row.size()}; }
 
   template <class Form>
-  static void run(const Expert& e, Frame<memory>& f, View<const float> in, int entry, const Form& form) {
-    const auto x = vector(in.row(entry / f.dims.slots));
+  static void run(const Expert& e, Frame<memory>& f, Row<const float> in, int entry, const Form& form) {
+    const auto x = vector(in);
     const float weight = form.weight_on == WeightOn::input ? f.table.slots.data[entry].weight : 1.0f;
     const Vector up = weight * (e.up.weights * x) + e.up.bias;
     Vector gate = up;
@@ -85,22 +85,19 @@ struct EigenReference {
   template <class Format>
   static Expert unpack(const std::byte* record, const ExpertShape& s) {
     using Formats = projection_formats<Format>;
-    const RecordOffsets o = layout::offsets<Format>(s);
-    const auto bias = [&](std::size_t at) { return s.biased ? record + at : nullptr; };
-    const auto up = [&](int side, int sides) {  // panels of gate and up alternate
-      return projection<typename Formats::up>(record + o.up, side, sides, s.ffn, s.hidden, bias(o.up_bias));
-    };
-    return {s.gated ? up(0, 2) : Projection{}, s.gated ? up(1, 2) : up(0, 1),
-            projection<typename Formats::down>(record + o.down, 0, 1, s.hidden, s.ffn, bias(o.down_bias))};
+    const Panels up = layout::up_panels<Format>(record, s), down = layout::down_panels<Format>(record, s);
+    return {s.gated ? projection<typename Formats::up>(up, 0, s.ffn) : Projection{},
+            projection<typename Formats::up>(up, s.gated ? 1 : 0, s.ffn),
+            projection<typename Formats::down>(down, 0, s.hidden)};
   }
   template <class Format>
-  static Projection projection(const std::byte* from, int side, int sides, int rows, int cols, const std::byte* bias) {
-    const auto at = [&](int i) { return (i / layout::width * sides + side) * layout::width + i % layout::width; };
-    Projection p{Eigen::MatrixXf(rows, cols), Vector::Zero(rows)};
-    for (int i = 0; i < rows; ++i) {
-      for (int k = 0; k < cols; ++k)
-        p.weights(i, k) = layout::element<Format>(from, layout::panel_bytes<Format>(cols), at(i), k);
-      if (bias != nullptr) p.bias[i] = reinterpret_cast<const float*>(bias)[at(i)];
+  static Projection projection(const Panels& panels, int side, int outputs) {
+    Projection p{Eigen::MatrixXf(outputs, panels.inputs), Vector::Zero(outputs)};
+    for (int i = 0; i < outputs; ++i) {
+      const int panel = i / layout::width, column = i % layout::width;
+      for (int k = 0; k < panels.inputs; ++k)
+        p.weights(i, k) = layout::element<Format>(panels.panel(panel, side), panels.stride, column, k);
+      if (const float* bias = panels.panel_bias(panel, side)) p.bias[i] = bias[column];
     }
     return p;
   }

@@ -12,12 +12,12 @@ namespace moe {
 
 /// The frame of EinsumReference: C places per expert.
 struct EinsumFrame : Frame<host_memory> {
-  int places = 0;               // C
-  View<float> mask;             // a block of a mask: [C,T] or [32, E C]
-  View<float> x, y;             // [T,H] and [E C, H] in panels
-  View<float> rows;             // [C,H] dispatched, or [32,H] combined
+  int places = 0;                 // C
+  View<float> mask;               // a block of a mask: [C,T] or [32, E C]
+  View<float> x, y;               // [T,H] and [E C, H] in panels
+  View<float> rows;               // [C,H] dispatched, or [32,H] combined
   View<float> intermediate, out;  // [C,F], [C,H]
-  int* in_order = nullptr;      // 0, 1, 2, ...
+  int* in_order = nullptr;        // 0, 1, 2, ...
 };
 
 /// The baseline that mapping tables replaced (DeepSpeed-MoE, section 5.4): with C places per expert and a one-hot mask
@@ -105,15 +105,13 @@ struct EinsumReference {
   }
   /// The rows of one expert's places [C,H]: mask [C,T] times x [T,H]; zero in empty places.
   void dispatch(EinsumFrame& f, ExpertId e, bool weighted) const {
-    const Row<const int> entries = f.dispatch.entries(e);
+    const Row<const int> entries = f.dispatch.entries(e), rows = f.dispatch.rows(e);
     if (entries.size() > f.places)
       raise(Error("moe::EinsumReference", concat("rows of expert ", e), concat("at most the capacity of ", f.places),
                   std::to_string(entries.size())));
     for (int c = 0; c < f.places; ++c) clear(f.mask.row(c).first(f.dims.tokens));
-    for (int c = 0; c < entries.size(); ++c) {
-      const int t = entries[c] / f.dims.slots;
-      f.mask.row(c)[t] = weighted ? f.table.slots.row(t)[entries[c] % f.dims.slots].weight : 1.0f;
-    }
+    for (int c = 0; c < entries.size(); ++c)
+      f.mask.row(c)[rows[c]] = weighted ? f.table.slots.data[entries[c]].weight : 1.0f;
     product(f.x, f.dims.tokens, f.places, f.rows, f);
   }
 
@@ -142,52 +140,35 @@ struct EinsumReference {
       std::memcpy(to.data(), row.data() + first, sizeof(float) * static_cast<std::size_t>(count));
     }
   }
-  /// out [count, H] = mask [count, inputs] times the matrix in `panels`.
+  /// The first `n` rows, each read and written where it stands.
+  static cpu::Entries in_order(const EinsumFrame& f, int n) {
+    const Row<const int> rows{f.in_order, n};
+    return {rows, rows};
+  }
+  /// out [count, H] = mask [count, inputs] times the matrix in `panels_of`.
   void product(View<float> panels_of, int inputs, int count, View<float> out, const EinsumFrame& f) const {
-    cpu::down_kernel<float>(inner.isa)({.panels = reinterpret_cast<const std::byte*>(panels_of.data),
-                                        .panel_bytes = PanelLayout::panel_bytes<float>(inputs),
-                                        .panel_count = panels(out.cols),
-                                        .inputs = inputs,
-                                        .in = f.mask.data,
-                                        .in_stride = f.mask.stride,
-                                        .entry = f.in_order,
-                                        .rows = count,
-                                        .out = out.data,
-                                        .out_stride = out.stride});
+    cpu::down_kernel<float>(inner.isa)({.panels = {.bytes = reinterpret_cast<const std::byte*>(panels_of.data),
+                                                   .stride = PanelLayout::panel_bytes<float>(inputs),
+                                                   .inputs = inputs,
+                                                   .count = panels(out.cols)},
+                                        .in = f.mask,
+                                        .entries = in_order(f, count),
+                                        .out = out});
   }
 
   template <class Format, class Form>
   void run(EinsumFrame& f, const ExpertRef& ref, const ExpertShape& shape, const Form& form) const {
-    using Act = typename Form::activation;
-    using Up = typename projection_formats<Format>::up;
-    using Down = typename projection_formats<Format>::down;
-    const RecordOffsets o = PanelLayout::offsets<Format>(shape);
-    const auto bias = [&](std::size_t offset) {
-      return shape.biased ? reinterpret_cast<const float*>(ref.bytes + offset) : nullptr;
-    };
-    cpu::up_kernel<Up, Act>(inner.isa)({.panels = ref.bytes + o.up,
-                                        .panel_bytes = PanelLayout::panel_bytes<Up>(shape.hidden),
-                                        .panel_count = panels(shape.ffn),
-                                        .inputs = shape.hidden,
-                                        .bias = bias(o.up_bias),
-                                        .in = f.rows.data,
-                                        .in_stride = f.rows.stride,
-                                        .entry = f.in_order,
-                                        .rows = f.places,
-                                        .out = f.intermediate.data,
-                                        .out_stride = f.intermediate.stride},
-                                       form.act);
-    cpu::down_kernel<Down>(inner.isa)({.panels = ref.bytes + o.down,
-                                       .panel_bytes = PanelLayout::panel_bytes<Down>(shape.ffn),
-                                       .panel_count = panels(shape.hidden),
-                                       .inputs = shape.ffn,
-                                       .bias = bias(o.down_bias),
-                                       .in = f.intermediate.data,
-                                       .in_stride = f.intermediate.stride,
-                                       .entry = f.in_order,
-                                       .rows = f.places,
-                                       .out = f.out.data,
-                                       .out_stride = f.out.stride});
+    using Formats = projection_formats<Format>;
+    cpu::up_kernel<typename Formats::up, typename Form::activation>(inner.isa)(
+        {.panels = PanelLayout::up_panels<Format>(ref.bytes, shape),
+         .in = f.rows,
+         .entries = in_order(f, f.places),
+         .out = f.intermediate},
+        form.act);
+    cpu::down_kernel<typename Formats::down>(inner.isa)({.panels = PanelLayout::down_panels<Format>(ref.bytes, shape),
+                                                         .in = f.intermediate,
+                                                         .entries = in_order(f, f.places),
+                                                         .out = f.out});
   }
 
   /// All places [E C, H] of all experts, zero where empty.
@@ -202,12 +183,11 @@ struct EinsumReference {
   void combine_mask(EinsumFrame& f, int first, int count, bool weighted) const {
     for (int r = 0; r < count; ++r) clear(f.mask.row(r).first(columns(f)));
     for (ExpertId e = 0; e < f.dims.experts; ++e) {
-      const Row<const int> entries = f.dispatch.entries(e);
+      const Row<const int> entries = f.dispatch.entries(e), rows = f.dispatch.rows(e);
       for (int c = 0; c < entries.size(); ++c) {
-        const int t = entries[c] / f.dims.slots;
+        const int t = rows[c];
         if (t < first || t >= first + count) continue;
-        const float weight = f.table.slots.row(t)[entries[c] % f.dims.slots].weight;
-        f.mask.row(t - first)[e * f.places + c] = weighted ? weight : 1.0f;
+        f.mask.row(t - first)[e * f.places + c] = weighted ? f.table.slots.data[entries[c]].weight : 1.0f;
       }
     }
   }

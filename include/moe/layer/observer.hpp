@@ -33,7 +33,7 @@ struct Watch {
   }
 };
 template <class Observer>
-Watch(const Observer&) -> Watch<Observer>;
+Watch(const Observer&) -> Watch<Observer>;  // clang 14 does not deduce aggregates
 
 }  // namespace detail
 }  // namespace moe
