@@ -111,7 +111,7 @@ class AnyMixing {
     return std::visit([](const auto& m) { return m.num_logits(); }, mixing_);
   }
   template <class X, class M>
-  void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>& routed) const {
+  void weigh(const X& executor, Frame<M>& f, ConstElementView<M> in, Frame<M>& routed) const {
     std::visit([&](const auto& m) { m.weigh(executor, f, in, routed); }, mixing_);
   }
 

@@ -76,12 +76,12 @@ concept Gate = requires(const G g, const X x, Frame<typename X::memory>& f, cons
 /// Latent experts: enter maps [T, outer_width] to [T, width], leave maps back.
 template <class E, class X>
 concept Envelope = std::same_as<E, NoEnvelope> ||
-    requires(const E e, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in,
+    requires(const E e, const X x, Frame<typename X::memory>& f, ConstElementView<typename X::memory> in,
              View<float, typename X::memory> out) {
       { e.width() } noexcept -> std::same_as<int>;
       { e.outer_width() } noexcept -> std::same_as<int>;
       e.enter(x, f, in, out);
-      e.leave(x, f, in, out);
+      e.leave(x, f, out, out);
     };
 
 template <class F>
@@ -107,7 +107,7 @@ struct NoShared {};
 /// noexcept`, columns of f.logits that it works in.
 template <class S, class X>
 concept SharedExpertsPolicy =
-    requires(const S s, const X x, Frame<typename X::memory>& f, View<const float, typename X::memory> in) {
+    requires(const S s, const X x, Frame<typename X::memory>& f, ConstElementView<typename X::memory> in) {
       requires ResidentStorage<std::remove_cvref_t<decltype(s.storage)>>;
       requires Form<std::remove_cvref_t<decltype(s.form)>>;
       s.weigh(x, f, in, f);
@@ -120,7 +120,7 @@ constexpr int mixing_logits([[maybe_unused]] const S& shared) {
 /// Something else that is added to the routed output (MoE++'s constant experts).
 template <class S, class X>
 concept AddedTerm = requires(const S s, const X x, Frame<typename X::memory>& f,
-                             View<const float, typename X::memory> in, View<float, typename X::memory> y) {
+                             ConstElementView<typename X::memory> in, View<float, typename X::memory> y) {
   s.add(x, f, in, y);
 };
 template <class S, class X>

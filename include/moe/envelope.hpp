@@ -11,7 +11,7 @@ namespace moe {
 /// biases [M], [H], and an optional RMS norm of x' (Muse-Spark). The caller keeps all of them alive.
 template <class Mem = host_memory>
 struct Latent {
-  View<const float, Mem> enter_weight, leave_weight;
+  ConstElementView<Mem> enter_weight, leave_weight;
   const float* enter_bias = nullptr;
   const float* leave_bias = nullptr;
   const float* norm = nullptr;  // [M]
@@ -26,7 +26,7 @@ struct Latent {
     f(norm, width());
   }
   template <class X>
-  void enter(const X& executor, Frame<Mem>& f, View<const float, Mem> in, View<float, Mem> out) const {
+  void enter(const X& executor, Frame<Mem>& f, ConstElementView<Mem> in, View<float, Mem> out) const {
     executor.linear(f, in, enter_weight, enter_bias, out);
     if (norm_eps > 0) executor.rows(f, out.rows, detail::NormaliseRow<Mem>{out, out, norm, norm_eps, 1.0f});
   }

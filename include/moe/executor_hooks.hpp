@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <moe/frame.hpp>
+#include <moe/layer/rows.hpp>
 
 namespace moe {
 
@@ -86,6 +87,22 @@ concept SumsExperts = requires(const X x, frame_of<X>& f, View<const float, type
                                const Form form, View<float, typename X::memory> y) {
   x.experts_and_combine(f, in, refs, Formats{}, s, form, y);
 };
+
+// ---- activations in other types than float32
+
+/// An executor that takes x in any element type, in `linear`, `experts` and `combine`, and has room for float32 sums of y
+/// [T,H] where its partial rows stand: `combine` may write them there, later steps work on them, and they become y last.
+template <class X>
+concept TakesElements = requires(const X x, frame_of<X>& f, ConstElementView<typename X::memory> in, View<float, typename X::memory> out) {
+  x.linear(f, in, in, nullptr, out);
+  { x.sums(f) } -> std::same_as<View<float, typename X::memory>>;
+};
+/// y = the sums, rounded to its type.
+template <class X, class M>
+void narrow(const X& executor, frame_of<X>& f, View<const float, M> sums, ElementView<M> y) {
+  if constexpr (requires { executor.narrow(f, sums, y); }) executor.narrow(f, sums, y);
+  else executor.rows(f, y.rows, detail::NarrowRow<M>{sums, y});
+}
 
 // ---- ranks
 

@@ -77,7 +77,7 @@ struct Frame {
 /// What a gate computes and works in.
 template <class M = host_memory>
 struct GateCall {
-  View<const float, M> in;        // [T,H']
+  ConstElementView<M> in;         // [T,H']
   View<float, M> logits;          // [T,L], the result
   View<float, M> scratch{};       // [T, columns that the gate asks for]
   View<const float, M> state_in{};  // [T,R] of the layer before; none: zero
@@ -106,9 +106,9 @@ Frame<M> carve_tables(Arena& main, Arena& staging, const Dims& d, IdMap ids) {
 /// Arguments of one forward. Only `x` and `y` are mandatory; they must not overlap.
 template <class M = host_memory>
 struct Call {
-  View<const float, M> x{};         // [T,H] what the experts see
-  View<float, M> y{};               // [T,H] result, overwritten
-  View<const float, M> x_router{};  // [T,H'] what the gate sees, if not x
+  ConstElementView<M> x{};         // [T,H] what the experts see: float, bf16 or f16
+  ElementView<M> y{};              // [T,H] result, overwritten: rounded once where it is narrower than float
+  ConstElementView<M> x_router{};  // [T,H'] what the gate sees, if not x
   View<const float, M> logits{};    // [T,L] instead of the gate
   RoutingTable<M> table{};          // [T,K] instead of gate and router; read only
   RouteContext<M> context{};
@@ -119,7 +119,7 @@ struct Call {
   bool brings_table() const noexcept { return table.slots.data != nullptr || table.slots.cols != 0; }
   bool brings_logits() const noexcept { return logits.data != nullptr || logits.cols != 0; }
   /// What the gate sees.
-  const View<const float, M>& router_input() const noexcept {
+  const ConstElementView<M>& router_input() const noexcept {
     return x_router.data != nullptr || x_router.cols != 0 ? x_router : x;
   }
   /// The call for `n` of its rows, from `first` on; they keep their numbers (context.first_row).

@@ -19,18 +19,19 @@ View<float, M> columns(View<float, M> v, int first, int count) {
 
 }  // namespace detail
 
-/// logits = x W^T + b in float32. Holds no weights: the host application keeps [L,H] (and [L]) alive.
+/// logits = x W^T + b in float32, of x and W in float, bf16 or f16. Holds no weights: the host application keeps [L,H]
+/// (and [L]) alive.
 template <class M = host_memory>
 class Linear {
  public:
   /// `rounded_to`: the type in which the model keeps its logits; picks of a bfloat16 model may depend on it.
-  explicit Linear(View<const float, M> weight, const float* bias = nullptr,
+  explicit Linear(ConstElementView<M> weight, const float* bias = nullptr,
                   ElementType rounded_to = ElementType::float32)
       : weight_(weight), bias_(bias), rounded_to_(rounded_to) {}
 
   int outputs() const noexcept { return weight_.rows; }
   int inputs() const noexcept { return weight_.cols; }
-  View<const float, M> weight() const noexcept { return weight_; }
+  ConstElementView<M> weight() const noexcept { return weight_; }
   const float* bias() const noexcept { return bias_; }
   template <class F>
   void tables(F&& f) {
@@ -45,7 +46,7 @@ class Linear {
   }
 
  private:
-  View<const float, M> weight_;
+  ConstElementView<M> weight_;
   const float* bias_;
   ElementType rounded_to_;
 };
@@ -60,7 +61,7 @@ Linear(View<T, M>, const float*, ElementType) -> Linear<M>;
 template <class M = host_memory>
 class NormalisedLinear {
  public:
-  NormalisedLinear(View<const float, M> weight, const float* gain, float epsilon)
+  NormalisedLinear(ConstElementView<M> weight, const float* gain, float epsilon)
       : weight_(weight), gain_(gain), epsilon_(epsilon) {}
 
   int outputs() const noexcept { return weight_.rows; }
@@ -79,7 +80,7 @@ class NormalisedLinear {
   }
 
  private:
-  View<const float, M> weight_;
+  ConstElementView<M> weight_;
   const float* gain_;
   float epsilon_;
 };
@@ -89,16 +90,16 @@ NormalisedLinear(View<T, M>, const float*, float) -> NormalisedLinear<M>;
 /// The weights of a CarriedMlp, kept alive by the caller; R is the width of the state.
 template <class M = host_memory>
 struct CarriedMlpWeights {
-  View<const float, M> enter;         // [R,H]
+  ConstElementView<M> enter;         // [R,H]
   const float* enter_bias = nullptr;  // [R]
   const float* carried = nullptr;     // [R], multiplies the state of the layer before; null: 1
   const float* norm = nullptr;        // [R]
   float norm_eps = 1e-5f;
-  View<const float, M> first;         // [R,R]
+  ConstElementView<M> first;         // [R,R]
   const float* first_bias = nullptr;  // [R]
-  View<const float, M> second;
+  ConstElementView<M> second;
   const float* second_bias = nullptr;
-  View<const float, M> leave;  // [L,R]
+  ConstElementView<M> leave;  // [L,R]
 };
 
 /// Zaya's router: s = W x + b + carried * state of the layer before; logits = W3 gelu(W2 gelu(W1 norm(s))).
@@ -145,7 +146,7 @@ CarriedMlp(CarriedMlpWeights<M>) -> CarriedMlp<M>;
 template <class M = host_memory>
 class ResidualLinear {
  public:
-  ResidualLinear(View<const float, M> weight, View<const float, M> residual) : weight_(weight), residual_(residual) {}
+  ResidualLinear(ConstElementView<M> weight, ConstElementView<M> residual) : weight_(weight), residual_(residual) {}
 
   int outputs() const noexcept { return weight_.rows; }
   int inputs() const noexcept { return weight_.cols; }
@@ -163,7 +164,7 @@ class ResidualLinear {
   }
 
  private:
-  View<const float, M> weight_, residual_;
+  ConstElementView<M> weight_, residual_;
 };
 template <class T, class U, class M>
 ResidualLinear(View<T, M>, View<U, M>) -> ResidualLinear<M>;
@@ -176,7 +177,7 @@ template <class M = host_memory>
 class LinearByModality {
  public:
   /// Throws Error unless the rows of `weight` are the same number for each modality.
-  LinearByModality(View<const float, M> weight, int modalities, const float* bias = nullptr)
+  LinearByModality(ConstElementView<M> weight, int modalities, const float* bias = nullptr)
       : weight_(weight), modalities_(modalities), bias_(bias) {
     if (modalities < 1 || weight.rows % modalities != 0)
       raise(Error("moe::LinearByModality", "modalities", concat("a divisor of the ", weight.rows, " rows"),
@@ -199,7 +200,7 @@ class LinearByModality {
   }
 
  private:
-  View<const float, M> weight_;
+  ConstElementView<M> weight_;
   int modalities_;
   const float* bias_;
 };

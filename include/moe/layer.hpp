@@ -60,7 +60,7 @@ class MoELayer {
       guard.done();
     }
   }
-  void forward(View<const float, memory> x, View<float, memory> y, Workspace<memory>& ws) const {
+  void forward(ConstElementView<memory> x, ElementView<memory> y, Workspace<memory>& ws) const {
     forward(Call<memory>{.x = x, .y = y}, ws);
   }
 
@@ -133,15 +133,23 @@ class MoELayer {
     weigh_shared(call, m);  // m.shared.table [T,S]
     detail::scale_routed(executor(), f, form());
 
-    const View<const float, memory> x = detail::enter(executor(), f, form(), call.x, m.inner_x);  // [T,H] of experts
-    const View<float, memory> y = detail::enveloped<Form> ? m.inner_y : call.y;
-    sum_of_experts(x, y, m, watch);  // y_t = sum over k of weight_tk * E_tk(x_t), in slot order
-    detail::leave(executor(), f, form(), m.inner_y, call.y);
+    const ConstElementView<memory> x = detail::enter(executor(), f, form(), call.x, m.inner_x);  // [T,H] of experts
+    const View<float, memory> y = float_y(call, m);
+    sum_of_experts(x, detail::enveloped<Form> ? m.inner_y : y, m, watch);  // in slot order
+    detail::leave(executor(), f, form(), m.inner_y, y);
 
-    add_shared(call, m);  // comes last, so that the order of sums is fixed
-    detail::finish_output(executor(), f, form(), call.y);
+    add_shared(call, m, y);  // comes last, so that the order of sums is fixed
+    detail::finish_output(executor(), f, form(), y);
+    if (!call.y.is_float()) narrow(executor(), f, View<const float, memory>(y), call.y);
     watch.done(f);
     return f.more;
+  }
+
+  /// call.y, or where its sums stand until they are rounded to its type.
+  View<float, memory> float_y(const Call<memory>& call, [[maybe_unused]] Memory& m) const {
+    if constexpr (TakesElements<Executor>)
+      if (!call.y.is_float()) return detail::enveloped<Form> ? m.outer_y : executor().sums(m.routed);
+    return call.y.floats();
   }
 
   /// Who computes each row: the router's choices on the gate's logits, or those that the call brings.
@@ -198,7 +206,7 @@ class MoELayer {
   }
 
   template <class Watch>
-  void sum_of_experts(View<const float, memory> x, View<float, memory> y, Memory& m, const Watch& watch) const {
+  void sum_of_experts(ConstElementView<memory> x, View<float, memory> y, Memory& m, const Watch& watch) const {
     using formats = typename Storage::formats;
     auto& f = m.routed;
     if constexpr (SendsRows<Executor>) executor().send(f, x, Parts::leasing);
@@ -213,7 +221,7 @@ class MoELayer {
 
   /// The chosen experts' outputs: at once, or in waves as the storage lends them.
   template <class Watch>
-  void experts(View<const float, memory> x, Memory& m, [[maybe_unused]] const Watch& watch) const {
+  void experts(ConstElementView<memory> x, Memory& m, [[maybe_unused]] const Watch& watch) const {
     auto& f = m.routed;
     const auto compute = [&](Row<const ExpertRef> refs, WavePosition position) {
       if constexpr (Parts::leasing || std::is_same_v<memory, host_memory>) watch.wave(refs);
@@ -238,16 +246,17 @@ class MoELayer {
   void weigh_shared([[maybe_unused]] const Call<memory>& call, [[maybe_unused]] Memory& m) const {
     if constexpr (Parts::shared_experts) shared().weigh(executor(), m.shared, call.x, m.routed);
   }
-  void add_shared([[maybe_unused]] const Call<memory>& call, [[maybe_unused]] Memory& m) const {
+  void add_shared([[maybe_unused]] const Call<memory>& call, [[maybe_unused]] Memory& m,
+                  [[maybe_unused]] View<float, memory> y) const {
     if constexpr (Parts::shared_experts) {
       const auto& local = local_executor(executor());
       const auto& experts = shared().storage;
       group_rows(local, m.shared);
       local.experts(m.shared, call.x, experts.table(), typename std::remove_cvref_t<decltype(experts)>::formats{},
                     experts.shape(), shared().form, {.first = true, .last = true, .refs_on_host = false});
-      local.combine(m.shared, call.x, shared().form, call.y, true);
+      local.combine(m.shared, call.x, shared().form, y, true);
     }
-    if constexpr (AddedTerm<Shared, Executor>) shared().add(executor(), m.routed, call.x, call.y);
+    if constexpr (AddedTerm<Shared, Executor>) shared().add(executor(), m.routed, call.x, y);
   }
 
   // ---- pieces of a call

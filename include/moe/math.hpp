@@ -139,14 +139,16 @@ MOE_HD inline float finite_logit(float x) noexcept {
   return x > largest_float ? largest_float : (x < -largest_float ? -largest_float : x);
 }
 
-/// <a, b> over a's length, in eight chains that are added in a fixed order.
-MOE_HD inline float dot(Row<const float> a, Row<const float> b) noexcept {
+/// <a, b> over a's length, in eight chains that are added in a fixed order. Rows of float, or of any element type.
+template <class A, class B>
+MOE_HD float dot(const A& a, const B& b) noexcept {
   float chains[8] = {};
   for (int i = 0; i < a.size(); ++i) chains[i % 8] = fma(a[i], b[i], chains[i % 8]);
   return ((chains[0] + chains[4]) + (chains[1] + chains[5])) + ((chains[2] + chains[6]) + (chains[3] + chains[7]));
 }
 /// sqrt(mean of squares + epsilon).
-MOE_HD inline float root_mean_square(Row<const float> row, float epsilon) noexcept {
+template <class A>
+MOE_HD float root_mean_square(const A& row, float epsilon) noexcept {
   return std::sqrt(dot(row, row) / static_cast<float>(row.size()) + epsilon);
 }
 

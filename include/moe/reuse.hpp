@@ -37,8 +37,8 @@ struct ReuseStatistics {
 /// Rows to compute go to the layer together, with their positions, tokens and rules. With tolerance 0 results do not
 /// change: rows are independent of each other (batch routers and capacities do not compile here), provided that the
 /// routing does not depend on the seed. A row whose token or rule changed is computed. Call `forget()` when weights,
-/// the mask of allowed experts or `max_slots` changed. Calls that bring `x_router`, logits, a table or a router state
-/// are handed on as they are. Not for several threads at once.
+/// the mask of allowed experts or `max_slots` changed. Calls that bring `x_router`, logits, a table, a router state,
+/// modalities or picks, or other types than float32, are handed on as they are. Not for several threads at once.
 template <class Layer>
 class ReuseOutputs {
  public:
@@ -71,7 +71,10 @@ class ReuseOutputs {
   void forward(const Call<>& call, Workspace<>& ws) {
     const bool more_inputs = call.x_router.data != nullptr || call.logits.data != nullptr || call.brings_table() ||
                              call.router_state_in.data != nullptr || call.router_state_out.data != nullptr;
-    if (more_inputs || call.x.cols != hidden_ || call.y.rows != call.x.rows) return layer_.forward(call, ws);
+    const bool more_facts = call.context.modalities != nullptr || call.context.picks != nullptr;
+    const bool other_types = !call.x.is_float() || !call.y.is_float();
+    if (more_inputs || more_facts || other_types || call.x.cols != hidden_ || call.y.rows != call.x.rows)
+      return layer_.forward(call, ws);
     int pending = 0;
     for (int t = 0; t < call.x.rows; ++t) {
       const bool reusable = is_near(call, t), audit = reusable && audit_is_due();
@@ -140,7 +143,7 @@ class ReuseOutputs {
     if (last == nullptr || !last->known || last->token != row.token || last->rule != row.rule) return false;
     const Row<const float> before = at(last_x_, row.position);
     const double limit = static_cast<double>(options_.tolerance) * static_cast<double>(options_.tolerance);
-    return squared_distance(call.x.row(t), before) <= limit * squared(before);
+    return squared_distance(call.x.floats().row(t), before) <= limit * squared(before);
   }
   /// By chance, so that it is not the same positions' turn in every iteration.
   bool audit_is_due() noexcept {
@@ -148,7 +151,7 @@ class ReuseOutputs {
     return options_.audit_every > 0 && counter_random(0, number, 0) * static_cast<float>(options_.audit_every) < 1;
   }
   void reuse(const Call<>& call, int t) noexcept {
-    copy(at(last_y_, context_of(call, t).position), call.y.row(t));
+    copy(at(last_y_, context_of(call, t).position), call.y.floats().row(t));
     ++statistics_.reused;
   }
 
@@ -156,7 +159,7 @@ class ReuseOutputs {
     for (int i = 0; i < n; ++i) {
       const auto at_list = static_cast<std::size_t>(i);
       const RowContext row = context_of(call, pending_[at_list].row);
-      copy(call.x.row(pending_[at_list].row), at(x_, i));
+      copy(call.x.floats().row(pending_[at_list].row), at(x_, i));
       tokens_[at_list] = row.token;
       rules_[at_list] = row.rule;
       positions_[at_list] = row.position;
@@ -174,7 +177,7 @@ class ReuseOutputs {
   void finish(const Call<>& call, int i) {
     const Pending& pending = pending_[static_cast<std::size_t>(i)];
     const RowContext row = context_of(call, pending.row);
-    copy(at(y_, i), call.y.row(pending.row));
+    copy(at(y_, i), call.y.floats().row(pending.row));
     Last* last = last_of(row);
     if (last == nullptr) return;
     if (pending.audit) record(at(last_y_, row.position), at(y_, i));

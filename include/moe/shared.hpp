@@ -43,7 +43,7 @@ struct AddConstants {
   ExpertId first;
   View<const float, M> gate, value;
   RoutingTable<M> table;
-  View<const float, M> in;
+  ConstElementView<M> in;
   View<float, M> y;
   MOE_HD void operator()(int t) const noexcept {
     for (int k = 0; k < table.size(t); ++k) {
@@ -53,7 +53,8 @@ struct AddConstants {
     }
   }
   MOE_HD void add(int t, int c, float weight) const noexcept {
-    const Row<const float> x = in.row(t), v = value.row(c);
+    const ElementRow x = in.row(t);
+    const Row<const float> v = value.row(c);
     const float a0 = sigmoid(dot(gate.row(2 * c), x) - dot(gate.row(2 * c + 1), x));
     for (int i = 0; i < x.size(); ++i) y.row(t)[i] = fma(weight, fma(a0, x[i], (1 - a0) * v[i]), y.row(t)[i]);
   }
@@ -67,7 +68,7 @@ struct AddConstants {
 struct AddShared {
   static constexpr int num_logits() noexcept { return 0; }
   template <class X, class M>
-  void weigh(const X& executor, Frame<M>& f, View<const float, M>, Frame<M>&) const {
+  void weigh(const X& executor, Frame<M>& f, ConstElementView<M>, Frame<M>&) const {
     detail::fill_shared(executor, f, detail::SameWeight{1.0f});
   }
 };
@@ -76,7 +77,7 @@ struct AddShared {
 struct AverageShared {
   static constexpr int num_logits() noexcept { return 0; }
   template <class X, class M>
-  void weigh(const X& executor, Frame<M>& f, View<const float, M>, Frame<M>& routed) const {
+  void weigh(const X& executor, Frame<M>& f, ConstElementView<M>, Frame<M>& routed) const {
     detail::fill_shared(executor, f, detail::SameWeight{0.5f});
     detail::scale_rows(executor, routed, detail::SameWeight{0.5f});
   }
@@ -85,10 +86,10 @@ struct AverageShared {
 /// y = routed + sigmoid(x . v) * shared (Qwen1.5-MoE). `gate` is [1,H], or [S,H] for a gate of each shared expert.
 template <class M = host_memory>
 struct SigmoidShared {
-  View<const float, M> gate;
+  ConstElementView<M> gate;
   int num_logits() const noexcept { return gate.rows; }
   template <class X>
-  void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>&) const {
+  void weigh(const X& executor, Frame<M>& f, ConstElementView<M> in, Frame<M>&) const {
     executor.linear(f, in, gate, nullptr, f.logits);
     detail::fill_shared(executor, f, detail::SigmoidWeight<M>{f.logits});
   }
@@ -98,7 +99,7 @@ struct SigmoidShared {
 /// section 4.1; the training layer's order of coefficients). `coefficient` [2,H], `bias` [2].
 template <class M = host_memory>
 struct LearnedMix {
-  View<const float, M> coefficient;
+  ConstElementView<M> coefficient;
   const float* bias = nullptr;
   static constexpr int num_logits() noexcept { return 2; }
   template <class F>
@@ -106,7 +107,7 @@ struct LearnedMix {
     f(bias, 2);
   }
   template <class X>
-  void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>& routed) const {
+  void weigh(const X& executor, Frame<M>& f, ConstElementView<M> in, Frame<M>& routed) const {
     executor.linear(f, in, coefficient, bias, f.logits);
     detail::fill_shared(executor, f, detail::MixWeight<M>{f.logits, 1});
     detail::scale_rows(executor, routed, detail::MixWeight<M>{f.logits, 0});
@@ -124,7 +125,7 @@ struct RouterWeightedShared {
     visit_tables(router, f);
   }
   template <class X, class M>
-  void weigh(const X& executor, Frame<M>& f, View<const float, M>, Frame<M>& routed) const {
+  void weigh(const X& executor, Frame<M>& f, ConstElementView<M>, Frame<M>& routed) const {
     if (routed.routing_logits.data == nullptr && f.dims.tokens > 0)
       raise(Error("moe::RouterWeightedShared", "the call", "logits, by the gate or in the call", "a table"));
     executor.rows(f, f.dims.tokens, detail::WeighByRouter<Router, M>{router, routed.routing_logits, routed.table, f.logits, f.table});
@@ -144,7 +145,7 @@ struct SharedExperts {
     visit_tables(mixing, f);
   }
   template <class X, class M>
-  void weigh(const X& executor, Frame<M>& f, View<const float, M> in, Frame<M>& routed) const {
+  void weigh(const X& executor, Frame<M>& f, ConstElementView<M> in, Frame<M>& routed) const {
     mixing.weigh(executor, f, in, routed);
   }
 };
@@ -163,7 +164,7 @@ struct ConstantExperts {
   View<const float, M> gate, value;
 
   template <class X>
-  void add(const X& executor, Frame<M>& f, View<const float, M> in, View<float, M> y) const {
+  void add(const X& executor, Frame<M>& f, ConstElementView<M> in, View<float, M> y) const {
     executor.rows(f, in.rows, detail::AddConstants<M>{first, gate, value, f.table, in, y});
   }
 };

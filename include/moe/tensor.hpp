@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <moe/config.hpp>
+#include <moe/error.hpp>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -259,6 +260,106 @@ constexpr ElementType element_type_of() {
 }
 
 MOE_HD constexpr std::size_t element_bytes(ElementType type) { return type == ElementType::float32 ? 4 : 2; }
+
+constexpr const char* element_type_name(ElementType type) {
+  return type == ElementType::float32 ? "float32" : (type == ElementType::bfloat16 ? "bfloat16" : "float16");
+}
+
+// ---- views of any element type
+
+template <class T>
+inline constexpr bool is_element = std::is_same_v<T, float> || std::is_same_v<T, bf16> || std::is_same_v<T, f16>;
+
+/// One row of an ElementView; numbers are read as float32, which is exact.
+class ElementRow {
+ public:
+  MOE_HD constexpr ElementRow(const void* data, ElementType type, int size) : data_(data), type_(type), size_(size) {}
+  MOE_HD constexpr int size() const noexcept { return size_; }
+  MOE_HD float operator[](int i) const noexcept {
+    MOE_ASSERT(i >= 0 && i < size_);
+    if (type_ == ElementType::float32) return static_cast<const float*>(data_)[i];
+    return type_ == ElementType::bfloat16 ? float(static_cast<const bf16*>(data_)[i])
+                                          : float(static_cast<const f16*>(data_)[i]);
+  }
+
+ private:
+  const void* data_;
+  ElementType type_;
+  int size_;
+};
+
+/// A View of float, bf16 or f16, known when the program runs: activations and gate weights in the type that their host
+/// application holds. Void is `void` or `const void`; `stride` counts elements.
+template <class Void, class M>
+class BasicElementView {
+  template <class T>
+  static constexpr bool fits = is_element<std::remove_const_t<T>> && (std::is_const_v<Void> || !std::is_const_v<T>);
+  using Float = std::conditional_t<std::is_const_v<Void>, const float, float>;
+
+ public:
+  Void* data = nullptr;
+  ElementType type = ElementType::float32;
+  int rows = 0;
+  int cols = 0;
+  std::ptrdiff_t stride = 0;
+
+  constexpr BasicElementView() = default;
+  /// No matrix, of some size.
+  MOE_HD constexpr BasicElementView(std::nullptr_t, int r, int c) : rows(r), cols(c), stride(c) {}
+  template <class T>
+  requires fits<T> MOE_HD constexpr BasicElementView(T* d, int r, int c)
+      : BasicElementView(d, r, c, c) {}
+  template <class T>
+  requires fits<T> MOE_HD constexpr BasicElementView(T* d, int r, int c, std::ptrdiff_t s)
+      : data(d), type(element_type_of<std::remove_const_t<T>>()), rows(r), cols(c), stride(s) {}
+  template <class T>
+  requires fits<T> MOE_HD constexpr BasicElementView(const View<T, M>& v)  // NOLINT: a view of one type is one
+      : BasicElementView(v.data, v.rows, v.cols, v.stride) {}
+  template <class V>
+  requires(std::is_const_v<Void> && !std::is_const_v<V>) MOE_HD
+      constexpr BasicElementView(const BasicElementView<V, M>& v)  // NOLINT: a view of const
+      : data(v.data), type(v.type), rows(v.rows), cols(v.cols), stride(v.stride) {}
+
+  MOE_HD constexpr bool is_float() const noexcept { return type == ElementType::float32; }
+  /// The same matrix, which is one of float32.
+  MOE_HD View<Float, M> floats() const noexcept {
+    MOE_ASSERT(is_float());
+    return {static_cast<Float*>(data), rows, cols, stride};
+  }
+  /// For policies that take float32 alone: throws Error for another type.
+  operator View<const float, M>() const {  // NOLINT
+    if (!is_float())
+      raise(Error("moe::View", "element type, for a policy that takes no other", "float32", element_type_name(type)));
+    return floats();
+  }
+  MOE_HD ElementRow row(int i) const noexcept {
+    MOE_ASSERT(i >= 0 && i < rows);
+    return {at(i), type, cols};
+  }
+  MOE_HD BasicElementView slice(int first, int count) const noexcept {
+    MOE_ASSERT(first >= 0 && count >= 0 && first + count <= rows);
+    BasicElementView v = *this;
+    v.data = at(first);
+    v.rows = count;
+    return v;
+  }
+  /// Rounds to nearest, ties to even, where the type is narrower.
+  MOE_HD void set(int r, int c, float value) const noexcept requires(!std::is_const_v<Void>) {
+    if (type == ElementType::float32) static_cast<float*>(at(r))[c] = value;
+    if (type == ElementType::bfloat16) static_cast<bf16*>(at(r))[c] = bf16(value);
+    if (type == ElementType::float16) static_cast<f16*>(at(r))[c] = f16(value);
+  }
+
+ private:
+  using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
+  MOE_HD Void* at(int i) const noexcept {
+    return static_cast<Byte*>(data) + i * stride * static_cast<std::ptrdiff_t>(element_bytes(type));
+  }
+};
+template <class M = host_memory>
+using ElementView = BasicElementView<void, M>;
+template <class M = host_memory>
+using ConstElementView = BasicElementView<const void, M>;
 
 /// Non-owning matrix of any element type and order, as checkpoints and host applications hold it.
 /// Element (r, c) lies at `data + (r * row_stride + c * col_stride) * element_bytes(type)`.

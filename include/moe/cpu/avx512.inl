@@ -16,7 +16,27 @@ struct Tile {
 
 inline vec broadcast(float x) { return _mm512_set1_ps(x); }
 inline vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline vec load(const bf16* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(every, _mm512_maskz_cvtepu16_epi32(every, halves), 16));
+}
+inline vec load(const f16* p) {
+  return _mm512_maskz_cvtph_ps(every, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
+/// As bf16(float): half of the last bit is added, ties to even; NaN keeps its upper bits and becomes quiet.
+inline void store(bf16* p, vec v) {
+  const __m512i bits = _mm512_castps_si512(v), upper = _mm512_maskz_srli_epi32(every, bits, 16);
+  const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_maskz_srli_epi32(
+      every, _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+  const __m512i words = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), rounded, quiet);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(every, words));
+}
+inline void store(f16* p, vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(every, v, _MM_FROUND_TO_NEAREST_INT));
+}
 inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
 inline vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }

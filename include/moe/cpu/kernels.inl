@@ -172,6 +172,37 @@ inline void down(const Product& p) {
   }
 }
 
+// ---- other element types than float32
+
+/// out = in, as float32.
+template <class T>
+inline void widen_row(const T* in, int n, float* out) {
+  int i = 0;
+  for (; i + lanes <= n; i += lanes) store(out + i, load(in + i));
+  for (; i < n; ++i) out[i] = float(in[i]);
+}
+/// out = in, rounded to nearest, ties to even.
+template <class T>
+inline void narrow_row(const float* in, int n, T* out) {
+  int i = 0;
+  for (; i + lanes <= n; i += lanes) store(out + i, load(in + i));
+  for (; i < n; ++i) out[i] = T(in[i]);
+}
+inline void widen(const ConstElementView<>& in, const View<float>& out) {
+  for (int t = 0; t < in.rows; ++t) {
+    const std::ptrdiff_t at = t * in.stride;
+    if (in.type == ElementType::bfloat16) widen_row(static_cast<const bf16*>(in.data) + at, in.cols, out.data + t * out.stride);
+    if (in.type == ElementType::float16) widen_row(static_cast<const f16*>(in.data) + at, in.cols, out.data + t * out.stride);
+  }
+}
+inline void narrow(const View<const float>& in, const ElementView<>& out) {
+  for (int t = 0; t < in.rows; ++t) {
+    const std::ptrdiff_t at = t * out.stride;
+    if (out.type == ElementType::bfloat16) narrow_row(in.data + t * in.stride, in.cols, static_cast<bf16*>(out.data) + at);
+    if (out.type == ElementType::float16) narrow_row(in.data + t * in.stride, in.cols, static_cast<f16*>(out.data) + at);
+  }
+}
+
 /// Loads `count` <= lanes floats, the rest zero, without reading past them.
 inline vec load_up_to(const float* p, int count) {
   if (count == lanes) return load(p);
@@ -182,15 +213,15 @@ inline vec load_up_to(const float* p, int count) {
 
 /// Output n of R rows. Weights of `linear` lie as their owner has them, a row per output, so vectors run along the
 /// inputs: 32 interleaved chains, whatever the width of a vector, that are added in a fixed tree.
-template <int R>
+template <class X, class W, int R>
 inline void dot_tile(const DotProducts& p, int first, int n) {
   const int inputs = p.weight.cols;
-  const float* weight = p.weight.data + n * p.weight.stride;
-  const float* in[R];
+  const W* weight = static_cast<const W*>(p.weight.data) + n * p.weight.stride;
+  const X* in[R];
   vec sum[R][vecs];
   MOE_UNROLL
   for (int r = 0; r < R; ++r) {
-    in[r] = p.in.data + (first + r) * p.in.stride;
+    in[r] = static_cast<const X*>(p.in.data) + (first + r) * p.in.stride;
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) sum[r][v] = broadcast(0.0f);
   }
@@ -207,7 +238,7 @@ inline void dot_tile(const DotProducts& p, int first, int n) {
     alignas(64) float chains[width];
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) store(chains + v * lanes, sum[r][v]);
-    for (int j = 0; i + j < inputs; ++j) chains[j] = std::fma(in[r][i + j], weight[i + j], chains[j]);
+    for (int j = 0; i + j < inputs; ++j) chains[j] = std::fma(float(in[r][i + j]), float(weight[i + j]), chains[j]);
     for (int step = width / 2; step > 0; step /= 2)
       for (int j = 0; j < step; ++j) chains[j] += chains[j + step];
     p.out.data[(first + r) * p.out.stride + n] = chains[0] + (p.bias == nullptr ? 0.0f : p.bias[n]);
@@ -215,12 +246,22 @@ inline void dot_tile(const DotProducts& p, int first, int n) {
 }
 
 /// Outputs lead: a weight is read once for a tile of rows, which stay in the cache for the next output.
-inline void dot(const DotProducts& p) {
+template <class X, class W>
+inline void dot_of(const DotProducts& p) {
   for (int n = 0; n < p.weight.rows; ++n) {
     int r = 0;
-    for (; r + Tile::dot_rows <= p.in.rows; r += Tile::dot_rows) dot_tile<Tile::dot_rows>(p, r, n);
-    for (; r < p.in.rows; ++r) dot_tile<1>(p, r, n);
+    for (; r + Tile::dot_rows <= p.in.rows; r += Tile::dot_rows) dot_tile<X, W, Tile::dot_rows>(p, r, n);
+    for (; r < p.in.rows; ++r) dot_tile<X, W, 1>(p, r, n);
   }
+}
+template <class X>
+inline void dot_with(const DotProducts& p) {
+  if (p.weight.type == ElementType::float32) return dot_of<X, float>(p);
+  return p.weight.type == ElementType::bfloat16 ? dot_of<X, bf16>(p) : dot_of<X, f16>(p);
+}
+inline void dot(const DotProducts& p) {
+  if (p.in.type == ElementType::float32) return dot_with<float>(p);
+  return p.in.type == ElementType::bfloat16 ? dot_with<bf16>(p) : dot_with<f16>(p);
 }
 
 inline vec sum_of_slots(const Combine& c, int column, int count) {
@@ -231,7 +272,9 @@ inline vec sum_of_slots(const Combine& c, int column, int count) {
       const vec partial = load(c.partial.data + k * c.partial.stride + column);
       total = fma(broadcast(c.weighted ? slot.weight : 1.0f), partial, total);
     } else if (c.ids.identity(slot.expert)) {
-      total = fma(broadcast(slot.weight), load_up_to(c.x.data() + column, count), total);
+      const vec x = c.x.empty() ? load(c.partial.data + k * c.partial.stride + column)
+                                : load_up_to(c.x.data() + column, count);
+      total = fma(broadcast(slot.weight), x, total);
     }
   }
   return total;

@@ -12,7 +12,11 @@ struct Tile {
 
 inline vec broadcast(float x) { return x; }
 inline vec load(const float* p) { return *p; }
+inline vec load(const bf16* p) { return float(*p); }
+inline vec load(const f16* p) { return float(*p); }
 inline void store(float* p, vec v) { *p = v; }
+inline void store(bf16* p, vec v) { *p = bf16(v); }
+inline void store(f16* p, vec v) { *p = f16(v); }
 inline vec fma(vec a, vec b, vec c) { return std::fma(a, b, c); }
 inline vec add(vec a, vec b) { return a + b; }
 inline vec sub(vec a, vec b) { return a - b; }

@@ -138,6 +138,8 @@ using UpKernel = void (*)(const Product&, const Act&);
 using DownKernel = void (*)(const Product&);
 using DotKernel = void (*)(const DotProducts&);
 using CombineKernel = void (*)(const Combine&);
+using WidenKernel = void (*)(const ConstElementView<>&, const View<float>&);
+using NarrowKernel = void (*)(const View<const float>&, const ElementView<>&);
 
 template <class F, class Act>
 UpKernel<F, Act> up_kernel([[maybe_unused]] Isa isa) {
@@ -168,6 +170,21 @@ inline CombineKernel combine_kernel([[maybe_unused]] Isa isa) {
   if (isa == Isa::avx2) return avx2::combine;
 #endif
   return scalar::combine;
+}
+
+inline WidenKernel widen_kernel([[maybe_unused]] Isa isa) {
+#if MOE_X86
+  if (isa == Isa::avx512) return avx512::widen;
+  if (isa == Isa::avx2) return avx2::widen;
+#endif
+  return scalar::widen;
+}
+inline NarrowKernel narrow_kernel([[maybe_unused]] Isa isa) {
+#if MOE_X86
+  if (isa == Isa::avx512) return avx512::narrow;
+  if (isa == Isa::avx2) return avx2::narrow;
+#endif
+  return scalar::narrow;
 }
 
 }  // namespace MOE_BASELINE

@@ -26,8 +26,8 @@ struct Product {
 
 /// Some outputs of a linear map for some rows: out [T,N] = in [T,H] weight [N,H]^T + bias.
 struct DotProducts {
-  View<const float> in;         // [T,H]
-  View<const float> weight;     // [N,H]
+  ConstElementView<> in;        // [T,H]
+  ConstElementView<> weight;    // [N,H]
   const float* bias = nullptr;  // [N]; null: none
   View<float> out;              // [T,N]
 };
@@ -37,7 +37,7 @@ struct Combine {
   Row<const Slot> slots;  // [K]
   IdMap ids;
   View<const float> partial;  // [K,H], rows padded to whole panels
-  Row<const float> x;         // [H]
+  Row<const float> x;         // [H]; empty: identities read their partial rows, which hold x
   Row<float> y;               // [H]
   bool weighted = true;       // false: the weight was applied to the input
   bool add = false;

@@ -30,8 +30,11 @@ struct CpuFrame : Frame<host_memory> {
 /// Computes experts on the host with the best instruction set of the machine, chosen when the program runs.
 ///
 /// Copies share one pool: make one and hand it to every layer. Results are bit-identical for every instruction set,
-/// tuning, number of threads and split of the batch. Weights are read once per call and expert; activations are
-/// float32.
+/// tuning, number of threads and split of the batch. Weights are read once per call and expert; arithmetic is float32.
+///
+/// Rows of x in another type are widened where the experts gather them: into partial rows that are not computed yet, so
+/// that no second copy of the batch is made. The sums of a y in another type stand in partial rows as well, and are
+/// rounded once, at the end.
 template <ParallelFor Pool = ThreadPool>
 struct CpuExecutor {
   using memory = host_memory;
@@ -64,7 +67,7 @@ struct CpuExecutor {
   }
 
   /// out [T,N] = in [T,H] weight [N,H]^T + bias.
-  void linear(Frame<memory>&, View<const float> in, View<const float> weight, const float* bias,
+  void linear(Frame<memory>&, ConstElementView<memory> in, ConstElementView<memory> weight, const float* bias,
               View<float> out) const {
     const cpu::DotKernel dot = cpu::dot_kernel(isa);
     const int across = pieces(weight.rows, tuning.linear_outputs);
@@ -80,33 +83,44 @@ struct CpuExecutor {
 
   /// Writes the partial rows of every entry of these experts: one grouped product per projection.
   template <class... F, class Form>
-  void experts(CpuFrame& f, View<const float> in, Row<const ExpertRef> refs, formats<F...> list, const ExpertShape& s,
-               const Form& form, WavePosition) const {
+  void experts(CpuFrame& f, ConstElementView<memory> in, Row<const ExpertRef> refs, formats<F...> list,
+               const ExpertShape& s, const Form& form, WavePosition position) const {
     const Row<const int> active = with_rows(f, refs);
+    const Inputs inputs = gather(f, in, refs, active, position);
     for_each_share(active.size(), pieces(s.ffn, PanelLayout::width), [&](int i, Range panels) {
       const ExpertRef& ref = refs[active[i]];
-      with_format(list, ref.format, [&](auto tag) { up<typename decltype(tag)::type>(f, in, ref, s, form, panels); });
+      with_format(list, ref.format,
+                  [&](auto tag) { up<typename decltype(tag)::type>(f, inputs, ref, s, form, panels); });
     });
     for_each_share(active.size(), pieces(s.hidden, PanelLayout::width), [&](int i, Range panels) {
       const ExpertRef& ref = refs[active[i]];
       with_format(list, ref.format, [&](auto tag) { down<typename decltype(tag)::type>(f, ref, s, panels); });
     });
+    clear_skipped(f, refs);
   }
 
   /// y = [y +] sum over slots, in slot order, of weight * partial row; identities add weight * x.
   template <class Form>
-  void combine(CpuFrame& f, View<const float> in, const Form& form, View<float> y, bool add) const {
+  void combine(CpuFrame& f, ConstElementView<memory> in, const Form& form, View<float> y, bool add) const {
     const cpu::CombineKernel kernel = cpu::combine_kernel(isa);
     rows(f, f.dims.tokens, [&](int t) {
       const int slots = f.table.size(t);
+      if (!in.is_float()) widen_identities(f, in, t);
       kernel({.slots = f.table.slots.row(t).first(slots),
               .ids = f.ids,
               .partial = f.partial.slice(t * f.dims.slots, slots),
-              .x = in.row(t),
+              .x = in.is_float() ? in.floats().row(t) : Row<const float>(),
               .y = y.row(t),
               .weighted = form.weight_on == WeightOn::output,
               .add = add});
     });
+  }
+
+  /// Row t of sums is the partial row of its first slot: `combine` reads all slots of some columns before it writes them.
+  View<float, memory> sums(CpuFrame& f) const noexcept { return first_slots(f); }
+  void narrow(CpuFrame& f, View<const float> from, ElementView<memory> to) const {
+    const cpu::NarrowKernel kernel = cpu::narrow_kernel(isa);
+    rows(f, to.rows, [&](int t) { kernel(from.slice(t, 1), to.slice(t, 1)); });
   }
 
  private:
@@ -133,19 +147,53 @@ struct CpuExecutor {
     return v;
   }
 
-  /// Indices into refs of experts that have work; rows of experts that were skipped by choice become zero.
+  /// Indices into refs of experts that have work.
   static Row<const int> with_rows(CpuFrame& f, Row<const ExpertRef> refs) {
     int n = 0;
-    for (int i = 0; i < refs.size(); ++i) {
-      const Row<const int> entries = f.dispatch.entries(refs[i].expert);
-      if (entries.empty()) continue;
-      if (refs[i].bytes != nullptr)
-        f.active[n++] = i;
-      else
-        for (const int entry : entries)
-          std::memset(f.partial.row(entry).data(), 0, sizeof(float) * static_cast<std::size_t>(f.partial.stride));
-    }
+    for (int i = 0; i < refs.size(); ++i)
+      if (refs[i].bytes != nullptr && !f.dispatch.entries(refs[i].expert).empty()) f.active[n++] = i;
     return f.active.first(n);
+  }
+  /// Rows of experts that were skipped by choice become zero.
+  static void clear_skipped(CpuFrame& f, Row<const ExpertRef> refs) {
+    for (const ExpertRef& ref : refs)
+      if (ref.bytes == nullptr)
+        for (const int entry : f.dispatch.entries(ref.expert))
+          std::memset(f.partial.row(entry).data(), 0, sizeof(float) * static_cast<std::size_t>(f.partial.stride));
+  }
+
+  /// What the experts of a wave read: rows by token, or by entry.
+  struct Inputs {
+    View<const float> rows;
+    bool by_entry = false;
+  };
+  static View<float> first_slots(const CpuFrame& f) noexcept {
+    return {f.partial.data, f.dims.tokens, f.partial.cols, f.partial.stride * f.dims.slots};
+  }
+  /// Rows of another type are widened into partial rows: once for each token where one wave has all experts, because no
+  /// partial row is written before all products with x are done; else, where partial rows of other waves are results
+  /// already, once for each entry of this wave.
+  Inputs gather(CpuFrame& f, ConstElementView<memory> in, Row<const ExpertRef> refs, Row<const int> active,
+                WavePosition position) const {
+    if (in.is_float()) return {in.floats()};
+    const cpu::WidenKernel kernel = cpu::widen_kernel(isa);
+    if (position.first && position.last) {
+      const View<float> to = first_slots(f);
+      rows(f, in.rows, [&](int t) { kernel(in.slice(t, 1), to.slice(t, 1)); });
+      return {to};
+    }
+    pool->run(active.size(), [&](int i) {
+      const ExpertId e = refs[active[i]].expert;
+      const Row<const int> entries = f.dispatch.entries(e), tokens = f.dispatch.rows(e);
+      for (int n = 0; n < entries.size(); ++n) kernel(in.slice(tokens[n], 1), f.partial.slice(entries[n], 1));
+    });
+    return {f.partial, true};
+  }
+  /// Nobody computes the partial rows of identities: there is room for their x.
+  void widen_identities(CpuFrame& f, ConstElementView<memory> in, int t) const {
+    for (int k = 0; k < f.table.size(t); ++k)
+      if (f.ids.identity(f.table.slots.row(t)[k].expert))
+        cpu::widen_kernel(isa)(in.slice(t, 1), f.partial.slice(t * f.dims.slots + k, 1));
   }
 
   /// Cuts every expert's panels into shares, a few per thread in all, and calls share(expert, panels).
@@ -162,14 +210,15 @@ struct CpuExecutor {
   }
 
   template <class Format, class Form>
-  void up(CpuFrame& f, View<const float> in, const ExpertRef& ref, const ExpertShape& s, const Form& form,
+  void up(CpuFrame& f, const Inputs& in, const ExpertRef& ref, const ExpertShape& s, const Form& form,
           Range panels) const {
+    const Row<const int> entries = f.dispatch.entries(ref.expert);
     const View<Slot>& slots = f.table.slots;
     const int weights = form.weight_on == WeightOn::input ? slots.rows * slots.cols : 0;
     cpu::up_kernel<typename projection_formats<Format>::up, typename Form::activation>(isa)(
         {.panels = PanelLayout::up_panels<Format>(ref.bytes, s).slice(panels.first, panels.count),
-         .in = in,
-         .entries = {f.dispatch.rows(ref.expert), f.dispatch.entries(ref.expert)},
+         .in = in.rows,
+         .entries = {in.by_entry ? entries : f.dispatch.rows(ref.expert), entries},
          .weights = {slots.data, weights},
          .out = f.intermediate},
         form.act);

@@ -15,6 +15,7 @@ struct CallFacts {
   int gate_inputs = -1;  // negative: the layer has no gate
   int state_columns = 0;
   Uses uses = Uses::nothing;
+  bool any_element = true;  // whether the executor takes other types than float32
   bool row_by_row = true;  // whether the router decides each row on its own
 };
 
@@ -26,6 +27,8 @@ class CallChecks {
   /// Throws Error for a call that cannot be routed.
   void routing() const {
     rows_of_x();
+    float_unless_any("x", call_.x);
+    float_unless_any("x_router", call_.x_router);
     if (call_.max_slots < 0 || call_.max_slots > facts_.max_slots)
       fail("max_slots", concat("0 to ", facts_.max_slots), call_.max_slots);
     if (call_.brings_table()) return table();
@@ -44,6 +47,7 @@ class CallChecks {
     equal("rows of y", call_.x.rows, call_.y.rows);
     equal("columns of y", facts_.hidden, call_.y.cols);
     not_null("data of y", call_.y);
+    float_unless_any("y", call_.y);
   }
 
  private:
@@ -79,6 +83,11 @@ class CallChecks {
   void required(Uses use, const int* given, const char* name) const {
     if (given == nullptr && contains(facts_.uses, use))
       raise(Error(where, "what this router needs", concat("Call::", name), "null"));
+  }
+  template <class V>
+  void float_unless_any(const char* what, const V& view) const {
+    if (!facts_.any_element && !view.is_float())
+      raise(Error(where, concat("element type of ", what), "float32, for this executor", element_type_name(view.type)));
   }
   template <class V>
   static void not_null(const char* what, const V& view) {

@@ -20,8 +20,8 @@ void scale_routed(const X& executor, Frame<M>& f, const Form& form) {
 
 /// What the experts see: x [T,H], or in `inner` [T, their own width].
 template <class X, class M, class Form>
-View<const float, M> enter(const X& executor, Frame<M>& f, const Form& form, View<const float, M> x,
-                           View<float, M> inner) {
+ConstElementView<M> enter(const X& executor, Frame<M>& f, const Form& form, ConstElementView<M> x,
+                          View<float, M> inner) {
   if constexpr (enveloped<Form>) {
     form.envelope.enter(executor, f, x, inner);
     return inner;

@@ -52,6 +52,7 @@ struct LayerParts {
             .gate_inputs = has_gate ? gate.inputs() : -1,
             .state_columns = state_columns(gate),
             .uses = required_uses(router),
+            .any_element = TakesElements<Executor>,
             .row_by_row = TokenRouter<Router>};
   }
   /// Slots per token of a call.
@@ -103,6 +104,7 @@ struct LayerParts {
     frame_of<local_of<Executor>> shared;
     View<float, memory> gate_scratch;      // [T, columns that the gate asks for]
     View<float, memory> inner_x, inner_y;  // [T, width of the experts], only under an envelope
+    View<float, memory> outer_y;           // [T,H], sums of a y of another type than float32, only under an envelope
     std::uint32_t* resident = nullptr;     // a bit per expert
     ExpertRef* refs = nullptr;
     pin_of<Storage>* pins = nullptr;
@@ -117,6 +119,7 @@ struct LayerParts {
     if constexpr (enveloped<Form>) {
       m.inner_x = main.template matrix<float, memory>(tokens, s.hidden);
       m.inner_y = main.template matrix<float, memory>(tokens, s.hidden);
+      m.outer_y = main.template matrix<float, memory>(tokens, hidden());
     }
     if constexpr (shared_experts) m.shared = carve_shared(main, staging, tokens);
     const auto experts = static_cast<std::size_t>(ids.networks);

@@ -63,17 +63,27 @@ struct FinishRow {
   MOE_HD void operator()(int t) const noexcept { finish(router, table.slots.row(t).first(table.count[t])); }
 };
 
+/// Row t of y = the float32 sums, rounded to its type.
+template <class M>
+struct NarrowRow {
+  View<const float, M> sums;
+  ElementView<M> y;
+  MOE_HD void operator()(int t) const noexcept {
+    for (int i = 0; i < y.cols; ++i) y.set(t, i, sums.row(t)[i]);
+  }
+};
+
 // ---- gates, envelopes, outputs
 
 /// out = gain * in / rms(in), times a constant (Zhang & Sennrich 2019); no gain: 1. `out` may be `in`.
 template <class M>
 struct NormaliseRow {
-  View<const float, M> in;
+  ConstElementView<M> in;
   View<float, M> out;
   const float* gain;
   float epsilon, scale;
   MOE_HD void operator()(int t) const noexcept {
-    const Row<const float> x = in.row(t);
+    const ElementRow x = in.row(t);
     const float inverse = scale / root_mean_square(x, epsilon);
     for (int i = 0; i < x.size(); ++i) out.row(t)[i] = x[i] * inverse * (gain != nullptr ? gain[i] : 1.0f);
   }

@@ -48,7 +48,8 @@ BestSubset naee_exhaustive(const Layer& layer, Call<> call, View<const float> z,
   const int experts = ids_of(layer.router()).networks;
   const int others = num_logits(layer.router()) - experts;
   std::vector<float> y(static_cast<std::size_t>(z.rows) * static_cast<std::size_t>(z.cols));
-  call.y = {y.data(), z.rows, z.cols};
+  const View<float> found(y.data(), z.rows, z.cols);
+  call.y = found;
   Workspace<host_memory> workspace(layer.workspace(call.x.rows));
   return best_subset(experts, keep, [&](const std::vector<ExpertId>& kept) {
     const std::vector<std::uint32_t> mask = mask_of(kept, experts, others > 0 ? others : 0);
@@ -57,7 +58,7 @@ BestSubset naee_exhaustive(const Layer& layer, Call<> call, View<const float> z,
     double sum = 0;
     for (int t = 0; t < z.rows; ++t)
       for (int i = 0; i < z.cols; ++i) {
-        const double d = static_cast<double>(call.y.row(t)[i]) - static_cast<double>(z.row(t)[i]);
+        const double d = static_cast<double>(found.row(t)[i]) - static_cast<double>(z.row(t)[i]);
         sum += d * d;
       }
     return std::sqrt(sum);
