@@ -25,6 +25,7 @@ struct Shape {
   std::string isa{moe::isa_name(moe::cpu::best_isa())};
   std::size_t working_set_mib = 1536;
   bool given_table = false;
+  std::vector<std::string> activations{"f32"};
 };
 
 std::size_t size(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
@@ -89,12 +90,34 @@ struct CountExperts {
   }
 };
 
-template <class Format>
+/// What a user writes around a layer of float32: one loop before, one behind.
+template <class T>
+class TwoLoops {
+ public:
+  explicit TwoLoops(std::size_t floats) : x_(floats), y_(floats) {}
+  template <class Layer>
+  void forward(const Layer& layer, moe::Call<> call, moe::Workspace<>& ws) {
+    const auto* x = static_cast<const T*>(call.x.data);
+    auto* y = static_cast<T*>(call.y.data);
+    for (std::size_t i = 0; i < x_.size(); ++i) x_[i] = float(x[i]);
+    call.x = {x_.data(), call.x.rows, call.x.cols};
+    call.y = {y_.data(), call.y.rows, call.y.cols};
+    layer.forward(call, ws);
+    for (std::size_t i = 0; i < y_.size(); ++i) y[i] = T(y_[i]);
+  }
+
+ private:
+  std::vector<float> x_, y_;
+};
+
+/// x and y are Ts. `by_loops`: the layer sees floats.
+template <class Format, class T>
 void run(benchmark::State& state, const Shape& s, const Stack<Format>& stack, int tokens,
-         const ceilings::Ceilings& ceiling) {
+         const ceilings::Ceilings& ceiling, bool by_loops) {
   constexpr std::size_t batches = 64;  // other rows, so that other experts are chosen
-  const std::vector<float> x = random_values(size(tokens, s.hidden) + batches * 97, 3);
-  std::vector<float> y(size(tokens, s.hidden));
+  std::vector<T> x, y(size(tokens, s.hidden));
+  for (const float value : random_values(size(tokens, s.hidden) + batches * 97, 3)) x.push_back(T(value));
+  TwoLoops<T> loops(by_loops ? y.size() : 0);
   moe::Workspace ws{stack[0].workspace(tokens)};
   const std::vector<moe::Slot> picks = s.given_table ? random_picks(s, tokens, batches) : std::vector<moe::Slot>{};
   moe::RoutingTable<> table{{nullptr, tokens, s.topk}, nullptr};
@@ -113,7 +136,10 @@ void run(benchmark::State& state, const Shape& s, const Stack<Format>& stack, in
   }
   std::size_t i = 0;
   for (auto _ : state) {
-    stack[i].forward(call(i), ws);
+    if (by_loops)
+      loops.forward(stack[i], call(i), ws);
+    else
+      stack[i].forward(call(i), ws);
     benchmark::DoNotOptimize(y.data());
     ++i;
   }
@@ -137,9 +163,17 @@ void add(const Shape& s, const moe::Cpu& cpu, const ceilings::Ceilings& ceiling)
                              "/H:" + std::to_string(s.hidden) + "/F:" + std::to_string(s.inter) +
                              "/E:" + std::to_string(s.experts) + "/K:" + std::to_string(s.topk) +
                              "/T:" + std::to_string(tokens) + "/threads:" + std::to_string(cpu.pool->size());
-    benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, s, *stack, tokens, ceiling); })
-        ->Unit(benchmark::kMicrosecond)
-        ->UseRealTime();
+    for (const std::string& type : s.activations) {
+      const bool by_loops = type.ends_with("_loops");
+      const auto timed = [=](benchmark::State& state) {
+        if (type.starts_with("bf16")) return run<Format, moe::bf16>(state, s, *stack, tokens, ceiling, by_loops);
+        if (type.starts_with("f16")) return run<Format, moe::f16>(state, s, *stack, tokens, ceiling, by_loops);
+        return run<Format, float>(state, s, *stack, tokens, ceiling, false);
+      };
+      benchmark::RegisterBenchmark((type == "f32" ? name : name + "/x:" + type).c_str(), timed)
+          ->Unit(benchmark::kMicrosecond)
+          ->UseRealTime();
+    }
   }
 }
 
@@ -166,6 +200,10 @@ int main(int argc, char** argv) {
   app.add_option("--topk", s.topk, "experts per token")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--tokens", s.tokens, "rows per call")->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--formats", s.formats, "f32, bf16, f16, q8_0, mxfp4, q4_0")->delimiter(',');
+  app.add_option("--activations", s.activations,
+                 "type of x and y: f32, bf16, f16; bf16_loops, f16_loops: a layer of f32 between two loops that convert")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"f32", "bf16", "f16", "bf16_loops", "f16_loops"}));
   app.add_option("--threads", s.threads, "threads, the caller included")->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--isa", s.isa, "scalar, avx2 or avx512")->capture_default_str();
   app.add_option("--working-set", s.working_set_mib, "MiB of weights walked through")->capture_default_str();

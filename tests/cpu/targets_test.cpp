@@ -1,5 +1,6 @@
 // Names and choice of instruction sets; every kernel gives the same bits on all of them.
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <moe/cpu/targets.hpp>
@@ -70,6 +71,40 @@ std::vector<float> run_product(int inputs, int outputs, int rows, bool gated, bo
   product.out = view(out, product.panels.count * 32);
   kernel(product);
   return out;
+}
+
+/// Every pattern of 16 bits as a T, widened by this instruction set and narrowed again.
+template <class T>
+void sixteen_bits_make_the_round_trip(Isa isa) {
+  std::vector<T> in(65536 + 5), out(in.size());  // not a multiple of any vector
+  for (std::size_t i = 0; i < in.size(); ++i) in[i].bits = static_cast<std::uint16_t>(i * 40503u);
+  const int n = static_cast<int>(in.size());
+  std::vector<float> wide(in.size());
+  moe::cpu::widen_kernel(isa)({in.data(), 1, n}, view(wide, n));
+  moe::cpu::narrow_kernel(isa)(view(std::as_const(wide), n), {out.data(), 1, n});
+  int wrong = 0;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    const float expected = float(in[i]);
+    wrong += std::memcmp(&wide[i], &expected, sizeof(float)) != 0 && !std::isnan(expected);
+    wrong += std::isnan(expected) != std::isnan(wide[i]) || out[i].bits != T(wide[i]).bits;
+  }
+  CHECK(wrong == 0);
+}
+/// Numbers of all magnitudes, ties between two Ts, infinities and NaN are rounded as the scalar text rounds them.
+template <class T>
+void rounds_as_the_scalar_text(Isa isa) {
+  oracle::Random random(31);
+  std::vector<float> in;
+  for (int i = 0; i < 200000; ++i) in.push_back(moe::bit_cast<float>(static_cast<std::uint32_t>(random.engine())));
+  for (std::uint32_t i = 0; i < 65536; ++i)  // halfway, and a bit beside
+    for (const std::uint32_t low : {0x0fffu, 0x1000u, 0x1001u, 0x7fffu, 0x8000u, 0x8001u})
+      in.push_back(moe::bit_cast<float>((i << 16) | low));
+  std::vector<T> out(in.size());
+  const int n = static_cast<int>(in.size());
+  moe::cpu::narrow_kernel(isa)(view(std::as_const(in), n), {out.data(), 1, n});
+  int wrong = 0;
+  for (std::size_t i = 0; i < in.size(); ++i) wrong += out[i].bits != T(in[i]).bits;
+  CHECK(wrong == 0);
 }
 
 /// Calls f(inputs, outputs, rows) for widths that are no multiple of anything and for all row tiles.
@@ -314,5 +349,24 @@ TEST_CASE("sums over slots give the same bits on every instruction set and write
       };
       for (const Isa isa : available_isas()) CHECK(run(isa) == run(Isa::scalar));
     }
+  }
+}
+
+// ---- other element types
+
+TEST_CASE("every 16-bit number is widened exactly and narrowed back, on every instruction set") {
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (!moe::cpu::supports(isa)) continue;
+    CAPTURE(moe::isa_name(isa));
+    sixteen_bits_make_the_round_trip<moe::bf16>(isa);
+    sixteen_bits_make_the_round_trip<moe::f16>(isa);
+  }
+}
+TEST_CASE("numbers are rounded to 16 bits as the scalar text rounds them, on every instruction set") {
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (!moe::cpu::supports(isa)) continue;
+    CAPTURE(moe::isa_name(isa));
+    rounds_as_the_scalar_text<moe::bf16>(isa);
+    rounds_as_the_scalar_text<moe::f16>(isa);
   }
 }
