@@ -37,11 +37,6 @@ struct CacheOptions {
 
 namespace detail {
 
-/// Slots whose loads are to be started, linked by CacheSlot::next.
-struct LoadList {
-  int first = -1, last = -1;
-};
-
 /// The table of slots under one mutex; bytes and sources are used outside it.
 struct CacheState {
   CacheState(CacheOptions o, AnyEviction eviction) : options(std::move(o)), table(std::move(eviction)) {}
@@ -95,30 +90,31 @@ struct CacheState {
       cell.error = error->what();
     state.changed.notify_all();
   }
-  /// Starts loads without the lock: a source may answer at once, on this thread. The slots of a list are loading, so
-  /// nobody else changes them.
+  /// Starts loads without the lock: a source may answer at once, on this thread.
   void start(const LoadList& loads, std::unique_lock<std::mutex>& lock) {
-    if (loads.first < 0) return;
+    if (loads.empty()) return;
     lock.unlock();
     for (int s = loads.first; s >= 0;) {
       const CacheSlot& slot = table.slot(s);
       Cell& cell = cells[static_cast<std::size_t>(s)];
-      const ReadRequest request{slot.expert,         slot.format, cell.bytes,
-                                &CacheState::loaded, &cell,       slot.demanded ? Urgency::now : Urgency::later};
+      const ReadRequest request{slot.expert, slot.format,
+                                cell.bytes,  &CacheState::loaded,
+                                &cell,       slot.loaded_for == For::need ? Urgency::now : Urgency::later};
       s = slot.next;
       cell.source.read(request);
     }
     lock.lock();
   }
   void append(int s, LoadList& loads) noexcept {
-    CacheSlot& slot = table.slot(s);
-    slot.next = -1;
-    cells[static_cast<std::size_t>(s)].source = sources[static_cast<std::size_t>(slot.layer)];
-    if (loads.first < 0)
-      loads.first = s;
-    else
-      table.slot(loads.last).next = s;
-    loads.last = s;
+    cells[static_cast<std::size_t>(s)].source = sources[static_cast<std::size_t>(table.slot(s).layer)];
+    table.append(s, loads);
+  }
+
+  /// Until something has changed.
+  void wait(std::unique_lock<std::mutex>& lock) {
+    const StallClock clock;
+    changed.wait(lock);
+    clock.stop(table.statistics());
   }
 
   bool may_guess() const noexcept {

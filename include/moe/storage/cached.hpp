@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -121,7 +120,8 @@ class Cached {
     std::unique_lock lock(state.mutex);
     if (wave.ticket == 0) {
       if (state.cells.empty()) raise(Error("moe::Cached", "slots of the cache", "memory for them", "none"));
-      wave.ticket = state.table.begin_call(layer(), todo, lowest());
+      for (ExpertNeed& need : todo) need = weighed(need);
+      wave.ticket = state.table.begin_call(layer(), todo);
       todo = skip(todo, wave);
     }
     for (;;) {
@@ -130,7 +130,7 @@ class Cached {
       const detail::LoadList loads = claim(todo, wave);
       state.start(loads, lock);
       if (!wave.empty() || todo.empty()) return todo;
-      if (loads.first < 0) wait(lock);
+      if (loads.empty()) state.wait(lock);
     }
   }
 
@@ -139,7 +139,7 @@ class Cached {
     if (wave.ticket == 0) return;
     State& state = *member_->state;
     const std::lock_guard lock(state.mutex);
-    state.table.abandon(layer(), rest, &wave);
+    state.table.abandon(layer(), rest, wave.ticket);
     state.changed.notify_all();
   }
 
@@ -150,12 +150,14 @@ class Cached {
     State& state = *member_->state;
     if (state.options.prefetch == Prefetch::off) return 0;
     std::unique_lock lock(state.mutex);
-    const int missing = state.table.predict(layer(), guesses, state.options.prefetch == Prefetch::enforce, lowest());
+    state.table.predict(layer(), guesses, state.options.prefetch == Prefetch::enforce);
+    int missing = 0;
+    for (const ExpertNeed& guess : guesses) missing += state.table.absent(layer(), weighed(guess)) ? 1 : 0;
     detail::LoadList loads;
     while (state.may_guess()) {
-      const ExpertNeed* best = most_wanted(guesses);
-      if (best == nullptr) break;
-      const int slot = state.table.claim_guess(layer(), best->expert, choose(member_->source, *best));
+      const ExpertNeed best = most_wanted(guesses);
+      if (best.expert < 0) break;
+      const int slot = state.table.claim_guess(layer(), best);
       if (slot < 0) break;
       state.append(slot, loads);
     }
@@ -195,8 +197,9 @@ class Cached {
   };
 
   int layer() const noexcept { return member_->layer; }
-  auto lowest() const noexcept {
-    return [&source = member_->source](const ExpertNeed& need) { return choose(source, need); };
+  ExpertNeed weighed(ExpertNeed need) const noexcept {
+    need.lowest = choose(member_->source, need);
+    return need;
   }
 
   /// Answers the needs that are not worth a load: first in `todo`, with refs to nothing.
@@ -204,7 +207,7 @@ class Cached {
     detail::SlotTable& table = member_->state->table;
     std::size_t skipped = 0;
     for (ExpertNeed& need : todo) {
-      if (!table.skips(layer(), need, choose(member_->source, need))) continue;
+      if (!table.skips(layer(), need)) continue;
       ++table.statistics().skipped;
       wave.push({need.expert, 0, nullptr}, pin());
       std::swap(todo[skipped++], need);
@@ -215,7 +218,7 @@ class Cached {
   void raise_failure(std::span<const ExpertNeed> todo, const Wave<pin>& wave) const {
     State& state = *member_->state;
     for (const ExpertNeed& need : todo) {
-      const int slot = state.table.failed(layer(), need, &wave);
+      const int slot = state.table.failed(layer(), need, wave.ticket);
       if (slot < 0) continue;
       raise(IoError(concat("expert ", need.expert, ": ", state.cells[static_cast<std::size_t>(slot)].error)));
     }
@@ -226,7 +229,7 @@ class Cached {
     State& state = *member_->state;
     std::size_t served = 0;
     for (ExpertNeed& need : todo) {
-      const int slot = state.table.lend(layer(), need, choose(member_->source, need), &wave);
+      const int slot = state.table.lend(layer(), need, wave.ticket);
       if (slot < 0) continue;
       wave.push({need.expert, state.table.slot(slot).format, state.cells[static_cast<std::size_t>(slot)].bytes},
                 pin(state, slot));
@@ -240,35 +243,25 @@ class Cached {
     State& state = *member_->state;
     detail::LoadList loads;
     for (const ExpertNeed& need : todo) {
-      const int format = choose(member_->source, need);
-      if (const int coming = state.table.claim_coming(layer(), need, format, &wave); coming >= 0) {
-        if (!state.table.slot(coming).demanded) hurry(member_->source, &state.cells[static_cast<std::size_t>(coming)]);
+      if (const int coming = state.table.claim_coming(layer(), need, wave.ticket); coming >= 0) {
+        if (state.table.slot(coming).loaded_for != detail::For::need)
+          hurry(member_->source, &state.cells[static_cast<std::size_t>(coming)]);
         continue;
       }
-      if (const int slot = state.table.claim(layer(), need, format, &wave, wave.ticket); slot >= 0)
-        state.append(slot, loads);
+      if (const int slot = state.table.claim(layer(), need, wave.ticket); slot >= 0) state.append(slot, loads);
     }
     state.claim_plan(loads);
     return loads;
   }
 
-  void wait(std::unique_lock<std::mutex>& lock) const {
-    State& state = *member_->state;
-    const auto begin = std::chrono::steady_clock::now();
-    state.changed.wait(lock);
-    CacheStatistics& statistics = state.table.statistics();
-    ++statistics.stalls;
-    statistics.stall_ns += static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin).count());
-  }
-
-  const ExpertNeed* most_wanted(std::span<const ExpertNeed> guesses) const noexcept {
-    const ExpertNeed* best = nullptr;
-    for (const ExpertNeed& need : guesses) {
-      if (!member_->state->table.absent(layer(), need, choose(member_->source, need))) continue;
+  /// The absent guess of most rows, of equal ones the more important; expert -1: none is absent.
+  ExpertNeed most_wanted(std::span<const ExpertNeed> guesses) const noexcept {
+    ExpertNeed best;
+    for (const ExpertNeed& guess : guesses) {
       const bool better =
-          best == nullptr || need.rows > best->rows || (need.rows == best->rows && need.mass_ahead < best->mass_ahead);
-      if (better) best = &need;
+          best.expert < 0 || guess.rows > best.rows || (guess.rows == best.rows && guess.mass_ahead < best.mass_ahead);
+      if (!better) continue;
+      if (const ExpertNeed need = weighed(guess); member_->state->table.absent(layer(), need)) best = need;
     }
     return best;
   }
