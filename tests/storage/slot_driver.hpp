@@ -34,11 +34,12 @@ class SlotDriver {
       std::vector<moe::ExpertNeed> rest;
       std::vector<int> pins;
       for (const moe::ExpertNeed& need : todo) {
-        const int slot = table.lend(layer, need, ticket);
+        const int slot = table.place(layer, need);
         if (slot < 0) {
           rest.push_back(need);
           continue;
         }
+        table.lend(slot, ticket);
         pins.push_back(slot);
         served(layer, need.expert, table.slot(slot).format);
       }

@@ -86,6 +86,7 @@ class Calls : public Explorer<State> {
       if (call.at == At::waiting) call.at = At::running;
   }
   void serve(State& s, int thread, const ExpertNeed& need, int slot) {
+    s.table.lend(slot, s.calls[static_cast<std::size_t>(thread)].ticket);
     const CacheSlot& lent = s.table.slot(slot);
     const bool right = lent.phase == Phase::ready && lent.expert == need.expert && lent.pins > 0 &&
                        lent.format <= (need.lowest < 0 ? formats() - 1 : need.lowest);
@@ -104,7 +105,7 @@ class Calls : public Explorer<State> {
       }
     std::vector<ExpertNeed> rest;
     for (const ExpertNeed& need : call.todo) {
-      const int slot = s.table.lend(0, need, call.ticket);
+      const int slot = s.table.place(0, need);
       if (slot >= 0)
         serve(s, thread, need, slot);
       else

@@ -16,6 +16,7 @@
 #include <moe/concepts.hpp>
 #include <moe/storage/cache_slots.hpp>
 #include <moe/storage/eviction.hpp>
+#include <moe/storage/host_slots.hpp>
 #include <moe/storage/layer_source.hpp>
 #include <moe/storage/slot_table.hpp>
 
@@ -38,16 +39,16 @@ struct CacheOptions {
 namespace detail {
 
 /// The table of slots under one mutex; bytes and sources are used outside it.
+template <CacheMemory Slots>
 struct CacheState {
   CacheState(CacheOptions o, AnyEviction eviction) : options(std::move(o)), table(std::move(eviction)) {}
 
-  /// The memory of one slot; what a source is given as `who`.
+  /// The load of one slot; what a source is given as `who`.
   struct Cell {
     CacheState* state = nullptr;
     int slot = -1;
-    std::byte* bytes = nullptr;
-    LayerSource source;  // of the load under way
-    std::string error;   // its own text: a copied exception shares it between threads
+    LayerSource source;
+    std::string error;  // its own text: a copied exception shares it between threads
   };
 
   std::mutex mutex;
@@ -55,8 +56,8 @@ struct CacheState {
   const CacheOptions options;
   SlotTable table;
   std::vector<std::size_t> record_bytes;  // [formats] of the slots
-  Buffer memory;
-  std::vector<Cell> cells;
+  Slots memory;
+  std::vector<Cell> cells;           // [slot]
   std::vector<LayerSource> sources;  // [layer]
 
   /// Slots are cut when the first layer joins, and again for larger records while they are unused.
@@ -97,11 +98,10 @@ struct CacheState {
     for (int s = loads.first; s >= 0;) {
       const CacheSlot& slot = table.slot(s);
       Cell& cell = cells[static_cast<std::size_t>(s)];
-      const ReadRequest request{slot.expert, slot.format,
-                                cell.bytes,  &CacheState::loaded,
-                                &cell,       slot.loaded_for == For::need ? Urgency::now : Urgency::later};
+      const Urgency urgency = slot.loaded_for == For::need ? Urgency::now : Urgency::later;
+      const ReadRequest request{slot.expert, slot.format, nullptr, &CacheState::loaded, &cell, urgency};
       s = slot.next;
-      cell.source.read(request);
+      memory.read(cell.source, request, cell.slot);
     }
     lock.lock();
   }
@@ -183,20 +183,14 @@ struct CacheState {
     }
     if (total > options.bytes)
       raise(Error("moe::ExpertCache", "shares of the budget", "at most 1 in all", concat(total, " bytes")));
+    std::vector<std::size_t> sizes;  // [slot], format by format
+    for (std::size_t f = 0; f < bytes.size(); ++f)
+      sizes.insert(sizes.end(), static_cast<std::size_t>(limits.slots[f]), bytes[f]);
     cells.clear();  // if there is no memory for the new slots there are none, and `acquire` says so
-    memory = Buffer();
-    memory = Buffer(total);
-    memory.touch();
+    memory.allocate(sizes);
     table.cut(std::move(limits));
     record_bytes = std::move(bytes);
-    cells.assign(table.slots().size(), {});
-    std::byte* next = memory.data();
-    for (std::size_t s = 0; s < cells.size(); ++s) {
-      cells[s].state = this;
-      cells[s].slot = static_cast<int>(s);
-      cells[s].bytes = next;
-      next += record_bytes[static_cast<std::size_t>(table.slots()[s].format)];
-    }
+    for (std::size_t s = 0; s < sizes.size(); ++s) cells.push_back({this, static_cast<int>(s), {}, {}});
   }
   void check_slots(const SlotLimits& limits, std::size_t format, std::size_t bytes) const {
     const int slots = limits.slots[format];
@@ -215,18 +209,28 @@ struct CacheState {
 };
 
 /// Keeps one slot where it is.
+template <CacheMemory Slots>
 class CachePin {
  public:
+  using Queue = typename Slots::memory::queue;
+
   CachePin() = default;  // of a need that is skipped
-  CachePin(CacheState& state, int slot) noexcept : state_(&state), slot_(slot) {}
+  CachePin(CacheState<Slots>& state, int slot) noexcept : state_(&state), slot_(slot) {}
   CachePin(CachePin&& other) noexcept : state_(std::exchange(other.state_, nullptr)), slot_(other.slot_) {}
   CachePin& operator=(CachePin&&) = delete;
+  /// What the call has queued may still read the slot.
+  void release(Queue& queue) noexcept requires requires(Slots slots) { slots.release(0, queue); }
+  {
+    if (state_ == nullptr) return;
+    const std::lock_guard lock(state_->mutex);
+    state_->memory.release(slot_, queue);
+  }
   ~CachePin() {
     if (state_ != nullptr) state_->unpin(slot_);
   }
 
  private:
-  CacheState* state_ = nullptr;
+  CacheState<Slots>* state_ = nullptr;
   int slot_ = -1;
 };
 

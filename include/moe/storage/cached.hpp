@@ -29,11 +29,14 @@ struct PlannedExpert {
 /// Slots for the experts of one or several layers, and the rule for giving them up. A handle: copies share the slots.
 /// Layers join in the order in which they are computed. All memory is taken when the first one joins (again when one
 /// with larger records does); nothing is allocated later.
-class ExpertCache {
+///
+/// `Slots` is the memory that they lie in (CacheMemory).
+template <CacheMemory Slots>
+class BasicExpertCache {
  public:
   /// Any Eviction. Throws Error when the first layer joins if the budget holds no record of some format.
-  explicit ExpertCache(CacheOptions options, AnyEviction eviction = Lru{})
-      : state_(std::make_shared<detail::CacheState>(std::move(options), std::move(eviction))) {}
+  explicit BasicExpertCache(CacheOptions options, AnyEviction eviction = Lru{})
+      : state_(std::make_shared<State>(std::move(options), std::move(eviction))) {}
 
   /// Taken together, so that the figures belong to one moment.
   CacheStatistics statistics() const {
@@ -83,10 +86,12 @@ class ExpertCache {
     require_index(where, "expert", state_->table.experts(use.layer), use.expert);
   }
 
-  template <class Source>
+  using State = detail::CacheState<Slots>;
+  template <class Source, CacheMemory Memory>
   friend class Cached;
-  std::shared_ptr<detail::CacheState> state_;
+  std::shared_ptr<State> state_;
 };
+using ExpertCache = BasicExpertCache<HostSlots>;
 
 /// One layer's experts through a cache: hits are lent at once, misses are loaded by `Source` while the hits compute.
 ///
@@ -95,27 +100,28 @@ class ExpertCache {
 /// decision to load it until it was lent, so every thread gets on. A read that fails throws IoError from the `acquire`
 /// that began it and leaves the cache usable; others that wait for it read again. Costs a scan of the slots per miss, a
 /// lock per record.
-template <class Source>
+template <class Source, CacheMemory Slots = HostSlots>
 class Cached {
   static_assert(sizeof(detail::explain_source<Source>) > 0);
 
  public:
-  using memory = host_memory;
+  using memory = typename Slots::memory;
   using layout = typename Source::layout;
   using formats = typename Source::formats;
-  using pin = detail::CachePin;
+  using pin = detail::CachePin<Slots>;
+  using Cache = BasicExpertCache<Slots>;
 
-  Cached(const ExpertCache& cache, Source source)
+  Cached(const Cache& cache, Source source)
       : cache_(cache), member_(std::make_shared<Member>(cache.state_, std::move(source))) {}
 
   ExpertShape shape() const noexcept { return member_->source.shape(); }
   int num_experts() const noexcept { return member_->source.num_experts(); }
-  const ExpertCache& cache() const noexcept { return cache_; }
+  const Cache& cache() const noexcept { return cache_; }
   CacheStatistics statistics() const { return cache_.statistics(); }
 
   /// Lends what is there and starts what is not, as far as there is room. Waits only while nothing wanted is there.
   /// Served needs come first in `todo`; the rest comes back.
-  std::span<ExpertNeed> acquire(std::span<ExpertNeed> todo, Wave<pin>& wave, host_queue&) const {
+  std::span<ExpertNeed> acquire(std::span<ExpertNeed> todo, Wave<pin>& wave, typename memory::queue& queue) const {
     State& state = *member_->state;
     std::unique_lock lock(state.mutex);
     if (wave.ticket == 0) {
@@ -126,7 +132,7 @@ class Cached {
     }
     for (;;) {
       raise_failure(todo, wave);
-      todo = lend(todo, wave);
+      todo = lend(todo, wave, queue);
       const detail::LoadList loads = claim(todo, wave);
       state.start(loads, lock);
       if (!wave.empty() || todo.empty()) return todo;
@@ -175,7 +181,8 @@ class Cached {
   }
 
  private:
-  using State = detail::CacheState;
+  using State = detail::CacheState<Slots>;
+  using Queue = typename memory::queue;
   static constexpr int num_formats = count_of(formats{});
   static_assert(num_formats <= max_cached_formats, "moe::Cached: a source of at most 4 formats");
 
@@ -224,15 +231,27 @@ class Cached {
     }
   }
 
-  /// Pins what is ready, moves it to the front, and returns the rest.
-  std::span<ExpertNeed> lend(std::span<ExpertNeed> todo, Wave<pin>& wave) const {
+  /// Pins what is ready, moves it to the front, and returns the rest. What is here goes before what was only queued.
+  std::span<ExpertNeed> lend(std::span<ExpertNeed> todo, Wave<pin>& wave, Queue& queue) const {
+    const auto any = [](int) { return true; };
+    if constexpr (requires(const Slots slots) { slots.here(0); }) {
+      const Slots& memory_of = member_->state->memory;
+      todo = lend_if([&](int slot) { return memory_of.here(slot); }, todo, wave, queue);
+      if (!wave.empty()) return todo;
+    }
+    return lend_if(any, todo, wave, queue);
+  }
+  template <class May>
+  std::span<ExpertNeed> lend_if(const May& may, std::span<ExpertNeed> todo, Wave<pin>& wave,
+                                [[maybe_unused]] Queue& queue) const {
     State& state = *member_->state;
     std::size_t served = 0;
     for (ExpertNeed& need : todo) {
-      const int slot = state.table.lend(layer(), need, wave.ticket);
-      if (slot < 0) continue;
-      wave.push({need.expert, state.table.slot(slot).format, state.cells[static_cast<std::size_t>(slot)].bytes},
-                pin(state, slot));
+      const int slot = state.table.place(layer(), need);
+      if (slot < 0 || !may(slot)) continue;
+      state.table.lend(slot, wave.ticket);
+      if constexpr (requires { state.memory.lend(slot, queue); }) state.memory.lend(slot, queue);
+      wave.push({need.expert, state.table.slot(slot).format, state.memory.record(slot)}, pin(state, slot));
       std::swap(todo[served++], need);
     }
     return todo.subspan(served);
@@ -266,7 +285,7 @@ class Cached {
     return best;
   }
 
-  ExpertCache cache_;
+  Cache cache_;
   std::shared_ptr<const Member> member_;
 };
 

@@ -46,7 +46,6 @@ class SlotTable {
   int formats() const noexcept { return slots_.formats(); }
   const std::vector<CacheSlot>& slots() const noexcept { return slots_.all(); }
   const CacheSlot& slot(int s) const noexcept { return slots_[s]; }
-  CacheSlot& slot(int s) noexcept { return slots_[s]; }
   void append(int s, LoadList& loads) noexcept { loads.append(slots_, s); }
   const CacheEntry& entry(int layer, ExpertId e) const noexcept { return history_[number_of(layer, e)]; }
   bool ready(int layer, ExpertId e) const noexcept { return slots_.copy(layer, e, formats() - 1, Phase::ready) >= 0; }
@@ -89,10 +88,12 @@ class SlotTable {
     return need.lowest < 0 && slots_.copy(layer, need.expert, formats() - 1, Phase::ready) < 0;
   }
 
-  /// Pins the most precise copy that is here and serves the need; -1 if there is none.
-  int lend(int layer, const ExpertNeed& need, std::uint64_t ticket) noexcept {
-    const int s = slots_.copy(layer, need.expert, need.lowest < 0 ? formats() - 1 : need.lowest, Phase::ready);
-    if (s < 0) return -1;
+  /// The most precise copy that is ready and serves the need; -1 if there is none.
+  int place(int layer, const ExpertNeed& need) const noexcept {
+    return slots_.copy(layer, need.expert, need.lowest < 0 ? formats() - 1 : need.lowest, Phase::ready);
+  }
+  /// Serves a need of this call by that copy, which is pinned.
+  void lend(int s, std::uint64_t ticket) noexcept {
     CacheSlot& slot = slots_[s];
     const bool miss = slot.loaded_for == For::need && slot.claim == ticket;
     const bool guessed = slot.loaded_for == For::guess;
@@ -104,12 +105,11 @@ class SlotTable {
     }
     if (miss || guessed) slot.loaded_for = For::nobody;
     ++slot.pins;
-    drop_claims(layer, need.expert, ticket);
-    const std::size_t used = number_of(layer, need.expert);
+    drop_claims(slot.layer, slot.expert, ticket);
+    const std::size_t used = number_of(slot.layer, slot.expert);
     if (slot.format == 0) history_.serve_high(used);
     plan_.used(used, history_);
     --wanted_[used];
-    return s;
   }
   void unpin(int s) noexcept {
     CacheSlot& slot = slots_[s];
@@ -119,19 +119,19 @@ class SlotTable {
   /// Somebody waits for a copy that serves and is on its way; -1 if none is.
   int claim_coming(int layer, const ExpertNeed& need, std::uint64_t ticket) noexcept {
     const int s = slots_.copy(layer, need.expert, need.lowest, Phase::loading);
-    if (s >= 0 && slot(s).claim == 0) {
-      slot(s).claim = ticket;
-      slot(s).joined = true;
+    if (s >= 0 && slots_[s].claim == 0) {
+      slots_[s].claim = ticket;
+      slots_[s].joined = true;
     }
     return s;
   }
   /// Takes a slot for a need that is neither here nor coming; -1 if it has to wait for room.
   int claim(int layer, const ExpertNeed& need, std::uint64_t ticket) noexcept {
-    if (place(layer, need.expert, need.lowest) >= 0) return -1;  // another call has yet to see that its read failed
+    if (slot_of(layer, need.expert, need.lowest) >= 0) return -1;  // another call has yet to see that its read failed
     const Room taken = room().for_need(layer, need.lowest, [&](const CacheSlot& slot) { return rank(slot, ticket); });
     if (taken.slot < 0) return -1;
     begin_load(taken, layer, need.expert, For::need);
-    slot(taken.slot).claim = ticket;
+    slots_[taken.slot].claim = ticket;
     return taken.slot;
   }
 
@@ -162,7 +162,7 @@ class SlotTable {
   /// The layer goes: nothing of it is loaded or planned any more.
   void remove_layer(int layer) noexcept {
     for (int s = 0; s < num_slots(); ++s)
-      if (slot(s).layer == layer) empty(slot(s));
+      if (slot(s).layer == layer) empty(slots_[s]);
     plan_.remove_layer(layer, history_);
     layers_[static_cast<std::size_t>(layer)].experts = 0;
   }
@@ -228,7 +228,7 @@ class SlotTable {
   static constexpr std::uint64_t no_ticket = std::numeric_limits<std::uint64_t>::max();
 
   std::size_t number_of(int layer, ExpertId e) const noexcept { return history_.number(layer, e); }
-  int place(int layer, ExpertId e, int format) const noexcept {
+  int slot_of(int layer, ExpertId e, int format) const noexcept {
     return slots_.places(layer, e)[static_cast<std::size_t>(format)];
   }
   int num_slots() const noexcept { return static_cast<int>(slots().size()); }
@@ -253,7 +253,7 @@ class SlotTable {
   /// The call has no use any more for copies of a record: it was served, by one of them, or has ended.
   void drop_claims(int layer, ExpertId e, std::uint64_t ticket) noexcept {
     for (int f = 0; f < formats(); ++f)
-      if (const int s = place(layer, e, f); s >= 0 && slots_[s].claim == ticket) drop_claim(slots_[s]);
+      if (const int s = slot_of(layer, e, f); s >= 0 && slots_[s].claim == ticket) drop_claim(slots_[s]);
   }
   void empty(CacheSlot& slot) noexcept {
     if (slot.phase == Phase::empty) return;
