@@ -39,7 +39,7 @@ class SlotDriver {
           rest.push_back(need);
           continue;
         }
-        table.lend(slot, ticket);
+        table.lend(slot, layer, need, ticket);
         pins.push_back(slot);
         served(layer, need.expert, table.slot(slot).format);
       }

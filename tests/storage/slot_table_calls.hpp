@@ -86,7 +86,7 @@ class Calls : public Explorer<State> {
       if (call.at == At::waiting) call.at = At::running;
   }
   void serve(State& s, int thread, const ExpertNeed& need, int slot) {
-    s.table.lend(slot, s.calls[static_cast<std::size_t>(thread)].ticket);
+    s.table.lend(slot, 0, need, s.calls[static_cast<std::size_t>(thread)].ticket);
     const CacheSlot& lent = s.table.slot(slot);
     const bool right = lent.phase == Phase::ready && lent.expert == need.expert && lent.pins > 0 &&
                        lent.format <= (need.lowest < 0 ? formats() - 1 : need.lowest);

@@ -53,6 +53,7 @@ struct CacheState {
 
   std::mutex mutex;
   std::condition_variable changed;
+  int waiting = 0;  // threads, for a change
   const CacheOptions options;
   SlotTable table;
   std::vector<std::size_t> record_bytes;  // [formats] of the slots
@@ -77,7 +78,9 @@ struct CacheState {
   /// Waits for loads under way and empties the layer's slots.
   void leave(int layer) noexcept {
     std::unique_lock lock(mutex);
+    ++waiting;
     changed.wait(lock, [&] { return table.loading(layer) == 0; });
+    --waiting;
     table.remove_layer(layer);
   }
 
@@ -89,7 +92,7 @@ struct CacheState {
     const auto format = static_cast<std::size_t>(state.table.slot(cell.slot).format);
     if (state.table.loaded(cell.slot, error == nullptr, state.record_bytes[format]) && error != nullptr)
       cell.error = error->what();
-    state.changed.notify_all();
+    state.wake();
   }
   /// Starts loads without the lock: a source may answer at once, on this thread.
   void start(const LoadList& loads, std::unique_lock<std::mutex>& lock) {
@@ -113,8 +116,14 @@ struct CacheState {
   /// Until something has changed.
   void wait(std::unique_lock<std::mutex>& lock) {
     const StallClock clock;
+    ++waiting;
     changed.wait(lock);
+    --waiting;
     clock.stop(table.statistics());
+  }
+  /// Something has changed. Asked under the lock, for every pin that goes: nearly always nobody waits.
+  void wake() noexcept {
+    if (waiting > 0) changed.notify_all();
   }
 
   bool may_guess() const noexcept {
@@ -134,7 +143,7 @@ struct CacheState {
   void unpin(int slot) noexcept {
     std::unique_lock lock(mutex);
     table.unpin(slot);
-    changed.notify_all();
+    wake();
     LoadList loads;
     claim_plan(loads);
     start(loads, lock);

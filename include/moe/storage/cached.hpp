@@ -126,7 +126,7 @@ class Cached {
     std::unique_lock lock(state.mutex);
     if (wave.ticket == 0) {
       if (state.cells.empty()) raise(Error("moe::Cached", "slots of the cache", "memory for them", "none"));
-      for (ExpertNeed& need : todo) need = weighed(need);
+      for (ExpertNeed& need : todo) need.lowest = choose(member_->source, need);
       wave.ticket = state.table.begin_call(layer(), todo);
       todo = skip(todo, wave);
     }
@@ -146,7 +146,7 @@ class Cached {
     State& state = *member_->state;
     const std::lock_guard lock(state.mutex);
     state.table.abandon(layer(), rest, wave.ticket);
-    state.changed.notify_all();
+    state.wake();
   }
 
   /// Loads what may be wanted soon, most rows first, as the options allow. Gives up nothing that is in use or wanted,
@@ -249,7 +249,7 @@ class Cached {
     for (ExpertNeed& need : todo) {
       const int slot = state.table.place(layer(), need);
       if (slot < 0 || !may(slot)) continue;
-      state.table.lend(slot, wave.ticket);
+      state.table.lend(slot, layer(), need, wave.ticket);
       if constexpr (requires { state.memory.lend(slot, queue); }) state.memory.lend(slot, queue);
       wave.push({need.expert, state.table.slot(slot).format, state.memory.record(slot)}, pin(state, slot));
       std::swap(todo[served++], need);

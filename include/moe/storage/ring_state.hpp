@@ -78,15 +78,14 @@ struct RingState {
 
   void start() {
     std::unique_lock lock(mutex);
-    cut();
-    plan(lock);
+    start(lock);
   }
 
   /// The layer's section when its records are there; the caller gives it back by `release`. Throws IoError if a load
   /// that began for this call fails; what began before it is loaded again.
   int claim(int l) {
-    start();
     std::unique_lock lock(mutex);
+    start(lock);
     for (;;) {
       const bool joined = table.ask(l);
       await(l, lock);
@@ -109,13 +108,17 @@ struct RingState {
   }
   /// The layer ended without a need.
   void pass(int l) {
-    start();
     std::unique_lock lock(mutex);
+    start(lock);
     table.pass(l);
     plan(lock);
   }
 
  private:
+  void start(std::unique_lock<std::mutex>& lock) {
+    cut();
+    plan(lock);
+  }
   /// Takes the memory, once.
   void cut() {
     if (!cells.empty()) return;

@@ -92,8 +92,8 @@ class SlotTable {
   int place(int layer, const ExpertNeed& need) const noexcept {
     return slots_.copy(layer, need.expert, need.lowest < 0 ? formats() - 1 : need.lowest, Phase::ready);
   }
-  /// Serves a need of this call by that copy, which is pinned.
-  void lend(int s, std::uint64_t ticket) noexcept {
+  /// Serves a need of this call by that copy, in slot `s`, which is pinned.
+  void lend(int s, int layer, const ExpertNeed& need, std::uint64_t ticket) noexcept {
     CacheSlot& slot = slots_[s];
     const bool miss = slot.loaded_for == For::need && slot.claim == ticket;
     const bool guessed = slot.loaded_for == For::guess;
@@ -105,8 +105,8 @@ class SlotTable {
     }
     if (miss || guessed) slot.loaded_for = For::nobody;
     ++slot.pins;
-    drop_claims(slot.layer, slot.expert, ticket);
-    const std::size_t used = number_of(slot.layer, slot.expert);
+    drop_claims(layer, need.expert, ticket);
+    const std::size_t used = number_of(layer, need.expert);
     if (slot.format == 0) history_.serve_high(used);
     plan_.used(used, history_);
     --wanted_[used];
