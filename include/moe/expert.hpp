@@ -42,6 +42,7 @@ struct ExpertNeed {
   std::int32_t rows = 0;     // rows of the batch that chose it
   float largest_weight = 0;  // over those rows
   float mass_ahead = 0;      // smallest share of a row's weight that precedes it (HOBBIT's unimportance)
+  std::int32_t lowest = 0;   // least precise format that serves it, negative: it may be skipped; set by the storage
 };
 
 /// What kernels see of one expert: its record in the layout of the storage; null bytes mean "skipped by choice".

@@ -52,6 +52,7 @@
 #include <moe/storage/resident.hpp>
 #include <moe/storage/background.hpp>
 #include <moe/storage/eviction.hpp>
+#include <moe/storage/host_slots.hpp>
 #include <moe/storage/cached.hpp>
 #include <moe/storage/mixed.hpp>
 #include <moe/storage/ring.hpp>

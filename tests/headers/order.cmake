@@ -22,7 +22,7 @@ foreach(header IN ITEMS config error tensor math activations formats expert layo
 endforeach()
 allow("((any_)?layer|prefetch|reuse|soft_moe)[.]hpp" "(${spine})[.]hpp")
 allow("routers/.+" "(${spine})[.]hpp|routers/(slots|largest|capacity_factor)[.]hpp")
-allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|cache_(guesses|history|plan|slots|state|statistics)|layer_source|slot_table|ring_state|pending_reads|posix_file|read_queue|record_(file_head|index|writer)|thread_reader)[.]hpp")
+allow("storage/.+" "(${spine})[.]hpp|storage/(eviction|cache_(guesses|history|plan|room|slots|state|statistics)|host_slots|layer_source|loading|slot_table|ring_(state|table)|pending_reads|posix_file|read_queue|record_(file_head|index|writer)|thread_reader)[.]hpp")
 allow("executors/.+" "(${spine})[.]hpp|cpu/.+[.]hpp")
 allow("predictors/.+" "(${spine})[.]hpp|predictors/routing_paths[.]hpp")
 allow("train/.+" "(${spine})[.]hpp")

@@ -121,8 +121,11 @@ TEST_CASE("a guess that fails to load is a miss later, not an error") {
   c.expect({1});
   CHECK(c.residents().empty());
   c.use({1});
-  CHECK(c.statistics().misses == 1);
-  CHECK(c.statistics().prefetched_wasted == 1);
+  const moe::CacheStatistics s = c.statistics();
+  CHECK(s.misses == 1);
+  CHECK(s.prefetched_wasted == 1);
+  CHECK(s.loads == 2);
+  CHECK(s.bytes_read == slot_bytes());  // what failed brought nothing
 }
 TEST_CASE("a guess never gives up what is lent") {
   CountedCache c(slots(2));
@@ -217,6 +220,21 @@ TEST_CASE("guesses for later layers do not push out those for nearer ones") {
   c.expect({2, 3}, 1);
   CHECK(c.residents(0) == Experts{0, 1});
   CHECK(c.residents(1) == Experts{2});
+}
+
+TEST_CASE("what an older guess brought for a layer stays when a newer one comes, until the layer is called") {
+  CountedCache c(slots(3), moe::Lru{}, 2);
+  c.expect({0, 1}, 0);
+  c.expect({2}, 0);
+  c.expect({3, 4}, 1);  // finds no slot that may go
+  CHECK(c.residents(0) == Experts{0, 1, 2});
+  c.use({2}, 0);
+  c.expect({3, 4}, 1);
+  CHECK(c.residents(1) == Experts{3, 4});
+  const moe::CacheStatistics s = c.statistics();
+  CHECK(s.prefetched == 5);
+  CHECK(s.prefetched_used == 1);
+  CHECK(s.prefetched_wasted == 2);
 }
 
 TEST_CASE("a record that a call waits for overtakes queued guesses") { CHECK(second_at_latest(order_of_reads(6), 6)); }

@@ -58,8 +58,10 @@ using Experts = std::set<moe::ExpertId>;
 
 /// A wave with the memory that a call would give it.
 class HeldWave {
+  using Pin = moe::detail::CachePin<moe::HostSlots>;
+
  public:
-  moe::Wave<moe::detail::CachePin>& get() { return wave_; }
+  moe::Wave<Pin>& get() { return wave_; }
   void release() {
     moe::host_queue queue;
     wave_.release(queue);
@@ -67,6 +69,6 @@ class HeldWave {
 
  private:
   std::vector<moe::ExpertRef> refs_ = std::vector<moe::ExpertRef>(16);
-  alignas(moe::detail::CachePin) std::byte pins_[16 * sizeof(moe::detail::CachePin)];
-  moe::Wave<moe::detail::CachePin> wave_{refs_.data(), reinterpret_cast<moe::detail::CachePin*>(pins_)};
+  alignas(Pin) std::byte pins_[16 * sizeof(Pin)];
+  moe::Wave<Pin> wave_{refs_.data(), reinterpret_cast<Pin*>(pins_)};
 };

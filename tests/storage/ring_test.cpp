@@ -263,6 +263,9 @@ TEST_CASE("whichever record fails: what was read ahead is read again, and if tha
         }
       }
       CHECK(errors == failures - 1);
+      const moe::RingStatistics s = m.ring.statistics();
+      const std::uint64_t arrived = s.copies * experts - static_cast<std::uint64_t>(failures);
+      CHECK(s.bytes_read == arrived * m.weights.packed(0).bytes(0));
     }
   }
 }

@@ -129,22 +129,22 @@ TEST_CASE("what becomes free goes to the layer that was waited for longest") {
   layer.stride = layer.record_bytes = moe::page_alignment;
   layer.source = {nullptr, &Instant::read, &Instant::hurry};
   for (int l = 0; l < 4; ++l) state.join(layer);
-  moe::detail::RingSection* held = &state.claim(0);
+  const int held = state.claim(0);
   std::vector<int> order;
   std::vector<std::thread> hosts;
   for (const int l : {3, 1, 2}) {
     hosts.emplace_back([&, l] {
-      moe::detail::RingSection& section = state.claim(l);
+      const int section = state.claim(l);
       order.push_back(l);  // one section: one thread at a time
       state.release(section);
     });
     const auto waits = [&] {
       const std::lock_guard lock(state.mutex);
-      return state.layers[static_cast<std::size_t>(l)].waiting == 1;
+      return state.table.waiting(l) == 1;
     };
     while (!waits()) std::this_thread::yield();
   }
-  state.release(*held);
+  state.release(held);
   for (std::thread& host : hosts) host.join();
   CHECK(order == std::vector<int>{3, 1, 2});
 }

@@ -28,17 +28,18 @@ class SlotDriver {
     lowest.resize(experts.size(), 0);
     std::vector<moe::ExpertNeed> todo;
     for (std::size_t i = 0; i < experts.size(); ++i)
-      todo.push_back({experts[i], lowest[i], 1, static_cast<float>(i) / 100});
-    const std::uint64_t ticket = table.begin_call(layer, todo, lowest_of);
+      todo.push_back({experts[i], 1, 1, static_cast<float>(i) / 100, lowest[i]});
+    const std::uint64_t ticket = table.begin_call(layer, todo);
     while (!todo.empty()) {
       std::vector<moe::ExpertNeed> rest;
       std::vector<int> pins;
       for (const moe::ExpertNeed& need : todo) {
-        const int slot = table.lend(layer, need, need.rows, this);
+        const int slot = table.place(layer, need);
         if (slot < 0) {
           rest.push_back(need);
           continue;
         }
+        table.lend(slot, layer, need, ticket);
         pins.push_back(slot);
         served(layer, need.expert, table.slot(slot).format);
       }
@@ -57,10 +58,9 @@ class SlotDriver {
   virtual void evicted(const moe::detail::SlotTable&, const Eviction&, int, const std::vector<moe::ExpertNeed>&) {}
 
  private:
-  static int lowest_of(const moe::ExpertNeed& need) { return need.rows; }
   void claim(int layer, const moe::ExpertNeed& need, std::uint64_t ticket, const std::vector<moe::ExpertNeed>& call) {
     const moe::detail::SlotTable before = table;
-    const int slot = table.claim(layer, need, need.rows, this, ticket);
+    const int slot = table.claim(layer, need, ticket);
     if (slot < 0) return;
     const moe::detail::CacheSlot& was = before.slot(slot);
     if (was.phase == moe::detail::Phase::ready) {

@@ -10,10 +10,13 @@
 
 #include <moe/storage/slot_table.hpp>
 
+#include "explorer.hpp"
+
 namespace slot_model {
 
 using moe::ExpertNeed;
 using moe::detail::CacheSlot;
+using moe::detail::For;
 using moe::detail::Phase;
 using moe::detail::SlotTable;
 
@@ -26,14 +29,7 @@ struct Setup {
 };
 
 inline constexpr int num_threads = 2;
-/// Stands for the address of a thread's wave.
-inline const void* wave_of(int thread) {
-  static constexpr std::array<char, num_threads> waves{};
-  return &waves[static_cast<std::size_t>(thread)];
-}
-/// The least precise format of a need is kept in its rows.
-inline ExpertNeed need_of(int expert, int lowest, float mass_ahead) { return {expert, lowest + 2, 1, mass_ahead}; }
-inline int lowest_of(const ExpertNeed& need) { return need.rows - 2; }
+inline ExpertNeed need_of(int expert, int lowest, float mass_ahead) { return {expert, 1, 1, mass_ahead, lowest}; }
 
 /// Where a thread stands in Cached::acquire and around it. It is `running` before it takes the lock, `failing` between
 /// the error and Cached::abandon, `leaving` while it drops pins after that.
@@ -53,13 +49,8 @@ struct State {
   std::vector<bool> expected;  // [expert] guessed, and no call since
 };
 
-/// One step, for a counterexample's text.
-struct Step {
-  char what = ' ';  // begin, go on, well, bad, quit, guess
-  int a = -1, b = -1, c = -1;
-};
-
-class Calls {
+/// Steps are: begin, go on, a read ends well or badly (w, x), quit, predict.
+class Calls : public Explorer<State> {
  public:
   explicit Calls(Setup setup) : setup_(std::move(setup)) {}
 
@@ -71,16 +62,19 @@ class Calls {
     return nullptr;
   }
 
+  static bool belongs_to(const State& s, const CacheSlot& slot, int thread) {
+    return slot.claim != 0 && slot.claim == s.calls[static_cast<std::size_t>(thread)].ticket;
+  }
+
   /// All experts were used once, so that their last uses have an order by which experts can be named.
-  State first() const {
+  State first() const override {
     State s;
     s.table.cut(setup_.limits);
     s.table.add_layer(setup_.experts);
     s.expected.assign(static_cast<std::size_t>(setup_.experts), false);
     for (int e = 0; e < setup_.experts; ++e) {
       std::array<ExpertNeed, 1> need{need_of(e, 0, 0)};
-      s.table.begin_call(0, need, lowest_of);
-      s.table.abandon(0, need, nullptr);
+      s.table.abandon(0, need, s.table.begin_call(0, need));
     }
     return s;
   }
@@ -92,9 +86,10 @@ class Calls {
       if (call.at == At::waiting) call.at = At::running;
   }
   void serve(State& s, int thread, const ExpertNeed& need, int slot) {
+    s.table.lend(slot, 0, need, s.calls[static_cast<std::size_t>(thread)].ticket);
     const CacheSlot& lent = s.table.slot(slot);
     const bool right = lent.phase == Phase::ready && lent.expert == need.expert && lent.pins > 0 &&
-                       lent.format <= std::max(lowest_of(need), lowest_of(need) < 0 ? formats() - 1 : 0);
+                       lent.format <= (need.lowest < 0 ? formats() - 1 : need.lowest);
     if (!right) fail("a need was served by a slot that does not hold it");
     ++served_;
     s.calls[static_cast<std::size_t>(thread)].pins.push_back(slot);
@@ -102,16 +97,15 @@ class Calls {
   /// The body of the loop of Cached::acquire, under one lock.
   void go_on(State& s, int thread, bool skipped) {
     Call& call = s.calls[static_cast<std::size_t>(thread)];
-    const void* const wave = wave_of(thread);
     for (const ExpertNeed& need : call.todo)
-      if (s.table.failed(0, need, wave) >= 0) {
+      if (s.table.failed(0, need, call.ticket) >= 0) {
         if ((call.began >> need.expert & 1u) == 0) fail("a call fails by a load that it did not begin");
         call.at = At::failing;
         return;
       }
     std::vector<ExpertNeed> rest;
     for (const ExpertNeed& need : call.todo) {
-      const int slot = s.table.lend(0, need, lowest_of(need), wave);
+      const int slot = s.table.place(0, need);
       if (slot >= 0)
         serve(s, thread, need, slot);
       else
@@ -120,8 +114,8 @@ class Calls {
     call.todo = rest;
     bool loads = false;
     for (const ExpertNeed& need : call.todo) {
-      if (s.table.claim_coming(0, need, lowest_of(need), wave) >= 0) continue;
-      if (s.table.claim(0, need, lowest_of(need), wave, call.ticket) < 0) continue;
+      if (s.table.claim_coming(0, need, call.ticket) >= 0) continue;
+      if (s.table.claim(0, need, call.ticket) < 0) continue;
       loads = true;
       call.began |= 1u << need.expert;
     }
@@ -134,9 +128,9 @@ class Calls {
   }
   void begin(State& s, int thread, std::vector<ExpertNeed> needs) {
     Call& call = s.calls[static_cast<std::size_t>(thread)];
-    call.ticket = s.table.begin_call(0, needs, lowest_of);
+    call.ticket = s.table.begin_call(0, needs);
     s.expected.assign(s.expected.size(), false);
-    const auto skips = [&](const ExpertNeed& need) { return s.table.skips(0, need, lowest_of(need)); };
+    const auto skips = [&](const ExpertNeed& need) { return s.table.skips(0, need); };
     const auto skipped = std::erase_if(needs, skips);
     call.todo = std::move(needs);
     go_on(s, thread, skipped > 0);
@@ -155,7 +149,7 @@ class Calls {
   }
   static void abandon(State& s, int thread) {
     Call& call = s.calls[static_cast<std::size_t>(thread)];
-    s.table.abandon(0, call.todo, wave_of(thread));
+    s.table.abandon(0, call.todo, call.ticket);
     call.todo.clear();
     call.began = 0;
     call.at = At::leaving;
@@ -163,32 +157,28 @@ class Calls {
     wake(s);
   }
   void guess(State& s, const std::vector<ExpertNeed>& guesses) const {
-    s.table.predict(0, guesses, setup_.keep_guesses, lowest_of);
+    s.table.predict(0, guesses, setup_.keep_guesses);
     for (const ExpertNeed& g : guesses) s.expected[static_cast<std::size_t>(g.expert)] = setup_.keep_guesses;
     for (const ExpertNeed& g : guesses) {
-      if (!s.table.absent(0, g, lowest_of(g))) continue;
-      if (s.table.claim_guess(0, g.expert, lowest_of(g)) < 0) break;
+      if (s.table.absent(0, g) && s.table.claim_guess(0, g) < 0) break;
     }
   }
 
   // ---- what must hold
 
-  void fail(const char* what) {
-    if (problem_.empty()) problem_ = what;
-  }
   /// Steps that take room leave alone what is in use, and guesses also what is wanted.
-  void check_kept(const State& before, const State& after, const Step& how) {
+  void check_step(const State& before, const State& after, const ModelStep& how) override {
     if (how.what != 'b' && how.what != 'g' && how.what != 'p') return;
     for (std::size_t i = 0; i < before.table.slots().size(); ++i) {
       const CacheSlot &was = before.table.slots()[i], &is = after.table.slots()[i];
-      const bool own_step = how.what == 'g' && (was.claim == wave_of(how.a) || was.pins > is.pins);
+      const bool own_step = how.what == 'g' && (belongs_to(before, was, how.a) || was.pins > is.pins);
       if (was.phase == Phase::empty || own_step) continue;
-      const bool in_use = was.pins > 0 || was.claim != nullptr || was.phase != Phase::ready;
+      const bool in_use = was.pins > 0 || was.claim != 0 || was.phase != Phase::ready;
       const bool wanted = how.what == 'p' && before.table.wanted(0, was.expert) > 0;
       if ((in_use || wanted) && (is.expert != was.expert || is.phase != was.phase)) fail("a slot in use was given up");
     }
   }
-  void check(const State& s) {
+  void check(const State& s) override {
     std::vector<int> kept(setup_.limits.slots.size(), 0), streamed(kept);
     int loading = 0, guessed = 0;
     for (int i = 0; i < static_cast<int>(s.table.slots().size()); ++i) {
@@ -197,16 +187,15 @@ class Calls {
       for (const Call& call : s.calls) pins += static_cast<int>(std::count(call.pins.begin(), call.pins.end(), i));
       if (pins != slot.pins) fail("a slot's pins are not those of the calls");
       if (slot.phase == Phase::empty) {
-        if (slot.claim != nullptr || slot.joined || slot.guessed || slot.demanded)
-          fail("an empty slot belongs to somebody");
+        if (slot.claim != 0 || slot.joined || slot.loaded_for != For::nobody) fail("an empty slot belongs to somebody");
         continue;
       }
       ++(slot.streamed ? streamed : kept)[static_cast<std::size_t>(slot.format)];
       loading += slot.phase == Phase::loading ? 1 : 0;
-      guessed += slot.guessed ? 1 : 0;
+      guessed += slot.loaded_for == For::guess ? 1 : 0;
       if (find(s, slot.expert, slot.format) != &slot) fail("two slots hold the same record");
       if (slot.pins > 0 && slot.phase != Phase::ready) fail("a slot is lent that is not ready");
-      if (slot.phase == Phase::failed && slot.claim == nullptr) fail("nobody will take note of a failed read");
+      if (slot.phase == Phase::failed && slot.claim == 0) fail("nobody will take note of a failed read");
       check_claim(s, slot);
       check_streamed(slot);
     }
@@ -221,18 +210,22 @@ class Calls {
     check_experts(s);
   }
   void check_claim(const State& s, const CacheSlot& slot) {
-    if (slot.claim == nullptr) return;
+    if (slot.claim == 0) return;
+    bool found = false;
     for (int t = 0; t < num_threads; ++t) {
-      if (slot.claim != wave_of(t)) continue;
+      if (!belongs_to(s, slot, t)) continue;
+      found = true;
       const Call& call = s.calls[static_cast<std::size_t>(t)];
       const bool needs = std::any_of(call.todo.begin(), call.todo.end(),
                                      [&](const ExpertNeed& need) { return need.expert == slot.expert; });
       if (!needs) fail("a slot is claimed by a call that does not need it");
       if (!slot.joined && (call.began >> slot.expert & 1u) == 0) fail("a call is taken for one that began a load");
     }
+    if (!found) fail("a slot is claimed by a call that has ended");
   }
   void check_streamed(const CacheSlot& slot) {
-    if (slot.streamed && slot.phase == Phase::ready && slot.pins == 0 && slot.claim == nullptr && !slot.guessed)
+    if (slot.streamed && slot.phase == Phase::ready && slot.pins == 0 && slot.claim == 0 &&
+        slot.loaded_for != For::guess)
       fail("a staging slot is held by nobody");
   }
   void check_experts(const State& s) {
@@ -247,7 +240,7 @@ class Calls {
         const CacheSlot* const slot = find(s, e, f);
         ready |= slot != nullptr && slot->phase == Phase::ready;
         taken |= slot != nullptr;
-        if (s.table.absent(0, need_of(e, f, 0), f) == taken) fail("an expert's place is not where its slot is");
+        if (s.table.absent(0, need_of(e, f, 0)) == taken) fail("an expert's place is not where its slot is");
       }
       if (ready != s.table.ready(0, e))
         fail("an expert is ready in a slot and not in the table, or the other way round");
@@ -265,7 +258,6 @@ class Calls {
   }
 
   Setup setup_;
-  std::string problem_;
   std::uint64_t served_ = 0;
 };
 

@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -14,64 +12,51 @@
 
 namespace slot_model {
 
-class Model : Calls {
+class Model : public Calls {
  public:
   explicit Model(Setup setup) : Calls(std::move(setup)) {}
-
-  /// Empty if everything holds, else what does not and the steps that lead there.
-  std::string explore() {
-    visit(first(), -1, {});
-    while (!open_.empty() && problem_.empty()) {
-      auto [state, id] = std::move(open_.front());  // the nearest first: short counterexamples
-      open_.pop_front();
-      expand(state, id);
-    }
-    if (problem_.empty()) check_progress();
-    return problem_;
-  }
-  std::size_t states() const { return ids_.size(); }
 
   /// `steps` random steps instead of all: for tables too large to explore. Every state is checked as above.
   std::string walk(int steps, std::uint64_t seed) {
     random_ = seed;
     State s = first();
     const std::uint64_t served_before = served_;
-    for (int i = 0; i < steps && problem_.empty(); ++i) {
+    for (int i = 0; i < steps && problem().empty(); ++i) {
       State next = s;
-      const Step how = random_step(next);
-      check_kept(s, next, how);
+      const ModelStep how = random_step(next);
+      check_step(s, next, how);
       check(next);
       check_statistics(next, served_ - served_before);
       s = std::move(next);
     }
-    return problem_;
+    return problem();
   }
 
  private:
-  void expand(const State& s, int id) {
+  void expand(const State& s) override {
     for (int t = 0; t < num_threads; ++t) {
       const Call& call = s.calls[static_cast<std::size_t>(t)];
       if (call.at == At::idle)
         for_each_wish([&](const std::vector<ExpertNeed>& wish) {
-          step(s, id, {'b', t, wish[0].expert, second(wish)}, [&](State& n) { begin(n, t, wish); });
+          step(s, {'b', t, wish[0].expert, second(wish)}, false, [&](State& n) { begin(n, t, wish); });
         });
-      if (call.at == At::running) step(s, id, {'g', t}, [&](State& n) { go_on(n, t, false); });
-      if (call.at == At::failing) step(s, id, {'g', t}, [&](State& n) { abandon(n, t); });
+      if (call.at == At::running) step(s, {'g', t}, true, [&](State& n) { go_on(n, t, false); });
+      if (call.at == At::failing) step(s, {'g', t}, true, [&](State& n) { abandon(n, t); });
       if (call.at == At::computing || call.at == At::leaving)
-        step(s, id, {'g', t}, [&](State& n) { unpin(n, n.calls[static_cast<std::size_t>(t)]); });
-      if (call.at == At::computing) step(s, id, {'q', t}, [&](State& n) { abandon(n, t); });
+        step(s, {'g', t}, true, [&](State& n) { unpin(n, n.calls[static_cast<std::size_t>(t)]); });
+      if (call.at == At::computing) step(s, {'q', t}, false, [&](State& n) { abandon(n, t); });
     }
     for (int slot = 0; slot < static_cast<int>(s.table.slots().size()); ++slot) {
       if (s.table.slot(slot).phase != Phase::loading) continue;
       for (const bool well : {true, false})
-        step(s, id, {well ? 'w' : 'x', slot}, [&](State& n) {
+        step(s, {well ? 'w' : 'x', slot}, well, [&](State& n) {
           n.table.loaded(slot, well, 1);
           wake(n);
         });
     }
     for_each_wish([&](const std::vector<ExpertNeed>& wish) {
-      if (std::any_of(wish.begin(), wish.end(), [](const ExpertNeed& n) { return lowest_of(n) < 0; })) return;
-      step(s, id, {'p', wish[0].expert, second(wish)}, [&](State& n) { guess(n, wish); });
+      if (std::any_of(wish.begin(), wish.end(), [](const ExpertNeed& n) { return n.lowest < 0; })) return;
+      step(s, {'p', wish[0].expert, second(wish)}, false, [&](State& n) { guess(n, wish); });
     });
   }
   static int second(const std::vector<ExpertNeed>& wish) { return wish.size() > 1 ? wish.back().expert : -1; }
@@ -85,18 +70,6 @@ class Model : Calls {
           for (const int low_b : setup_.lowest)
             if (b != a) visit({need_of(a, low_a, 0), need_of(b, low_b, 0.5f)});
       }
-  }
-
-  template <class Change>
-  void step(const State& s, int id, Step how, const Change& change) {
-    if (!problem_.empty()) return;
-    State next = s;
-    change(next);
-    check_kept(s, next, how);
-    if (!problem_.empty()) return explain(id, how);
-    const int to = visit(std::move(next), id, how);
-    if (how.what == 'g' || how.what == 'w') progress_.emplace_back(id, to);
-    if (!problem_.empty()) explain(id, how);
   }
 
   // ---- random steps
@@ -115,7 +88,7 @@ class Model : Calls {
     }
     return wish;
   }
-  Step random_step(State& s) {
+  ModelStep random_step(State& s) {
     const int what = below(8), t = below(num_threads);
     Call& call = s.calls[static_cast<std::size_t>(t)];
     if (what == 0) {
@@ -164,8 +137,8 @@ class Model : Calls {
         }
         int owner = 0;
         for (int t = 0; t < num_threads; ++t)
-          if (slot->claim == wave_of(t)) owner = 1 + thread(t);
-        const bool guessed_and_streamed = slot->guessed && slot->streamed;  // others only count
+          if (belongs_to(s, *slot, t)) owner = 1 + thread(t);
+        const bool guessed_and_streamed = slot->loaded_for == For::guess && slot->streamed;  // others only count
         out += static_cast<char>(static_cast<int>(slot->phase) | (guessed_and_streamed ? 4 : 0) |
                                  (slot->streamed ? 8 : 0) | owner << 4 | (slot->joined ? 64 : 0));
         out += static_cast<char>(slot->pins);
@@ -175,7 +148,7 @@ class Model : Calls {
       const Call& call = s.calls[static_cast<std::size_t>(thread(t))];
       out += static_cast<char>(call.at);
       if (call.at == At::idle) continue;
-      for (const ExpertNeed& need : call.todo) out += {name(need.expert), static_cast<char>(lowest_of(need))};
+      for (const ExpertNeed& need : call.todo) out += {name(need.expert), static_cast<char>(need.lowest)};
       out += '\x7f';
       for (const int pin : call.pins)
         out += {name(s.table.slot(pin).expert), static_cast<char>(s.table.slot(pin).format)};
@@ -186,65 +159,13 @@ class Model : Calls {
     }
     return out;
   }
-  int visit(State&& s, int from, Step how) {
-    check(s);
-    std::string name = std::min(key(s, false), key(s, true));
-    const auto [found, fresh] = ids_.emplace(std::move(name), static_cast<int>(ids_.size()));
-    if (!fresh) return found->second;
-    finished_.push_back(s.table.loading(0) == 0 && std::all_of(s.calls.begin(), s.calls.end(),
-                                                               [](const Call& call) { return call.at == At::idle; }));
-    came_.emplace_back(from, how);
-    open_.emplace_back(std::move(s), found->second);
-    return found->second;
-  }
-  /// If nobody begins anything and reads end well, every order of steps comes to an end, and there all calls have
-  /// ended.
-  void check_progress() {
-    std::vector<int> out(ids_.size(), 0), first_in(ids_.size() + 1, 0), in(progress_.size());
-    for (const auto& [from, to] : progress_) {
-      ++out[static_cast<std::size_t>(from)];
-      ++first_in[static_cast<std::size_t>(to) + 1];
-    }
-    for (std::size_t i = 1; i < first_in.size(); ++i) first_in[i] += first_in[i - 1];
-    std::vector<int> next(first_in);
-    for (const auto& [from, to] : progress_) in[static_cast<std::size_t>(next[static_cast<std::size_t>(to)]++)] = from;
-    std::vector<int> ends;
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      if (out[i] != 0) continue;
-      if (!finished_[i]) {
-        fail("a call stands still");
-        return explain(static_cast<int>(i), {});
-      }
-      ends.push_back(static_cast<int>(i));
-    }
-    std::size_t ended = 0;
-    for (; ended < ends.size(); ++ended) {
-      const auto at = static_cast<std::size_t>(ends[ended]);
-      for (int i = first_in[at]; i < first_in[at + 1]; ++i)
-        if (--out[static_cast<std::size_t>(in[static_cast<std::size_t>(i)])] == 0)
-          ends.push_back(in[static_cast<std::size_t>(i)]);
-    }
-    if (ended != ids_.size()) fail("calls go round in a circle");
-  }
-  void explain(int id, Step last) {
-    std::vector<Step> steps{last};
-    for (; id >= 0; id = came_[static_cast<std::size_t>(id)].first)
-      steps.push_back(came_[static_cast<std::size_t>(id)].second);
-    problem_ += ", after";
-    for (auto s = steps.rbegin(); s != steps.rend(); ++s) {
-      problem_ += ' ';
-      problem_ += s->what;
-      for (const int n : {s->a, s->b, s->c})
-        if (n >= 0) problem_ += std::to_string(n);
-    }
+  std::string key(const State& s) const override { return std::min(key(s, false), key(s, true)); }
+  bool finished(const State& s) const override {
+    return s.table.loading(0) == 0 &&
+           std::all_of(s.calls.begin(), s.calls.end(), [](const Call& call) { return call.at == At::idle; });
   }
 
   std::uint64_t random_ = 0;
-  std::unordered_map<std::string, int> ids_;
-  std::deque<std::pair<State, int>> open_;
-  std::vector<std::pair<int, int>> progress_;  // steps in which nobody begins, guesses, fails or quits
-  std::vector<bool> finished_;
-  std::vector<std::pair<int, Step>> came_;
 };
 
 }  // namespace slot_model

@@ -1,5 +1,3 @@
-#include <cstdio>
-
 #include <doctest/doctest.h>
 
 #include "slot_table_model.hpp"
@@ -12,7 +10,7 @@ using slot_model::Phase;
 void check_all_states(const slot_model::Setup& setup, std::size_t at_least = 1000) {
   slot_model::Model model(setup);
   const std::string problem = model.explore();
-  std::printf("%zu states\n", model.states());
+  MESSAGE(model.states(), " states");
   CHECK(problem == "");
   CHECK(model.states() > at_least);
 }

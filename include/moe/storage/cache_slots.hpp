@@ -3,32 +3,34 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include <moe/expert.hpp>
+#include <moe/storage/loading.hpp>
 
 namespace moe::detail {
 
-enum class Phase : unsigned char { empty, loading, ready, failed };
+/// What a record was loaded for, until that came: the need that began the load was lent it, the guess was used.
+enum class For : unsigned char { nobody, need, guess };
 
 /// One place for one record.
 struct CacheSlot {
   Phase phase = Phase::empty;
-  bool demanded = false;  // loaded for a need, until it is lent
-  bool guessed = false;   // loaded by guess and not used since
+  For loaded_for = For::nobody;
   bool streamed = false;  // in a staging slot: goes after its use
   int format = 0;         // the slot's slab
   int layer = -1;
   ExpertId expert = -1;
   int pins = 0;
-  const void* claim = nullptr;  // the wave that it is for and that has not been lent it yet
-  bool joined = false;          // the claim came when the load was under way
-  int next = -1;                // list of loads that are to be started
+  std::uint64_t claim = 0;  // ticket of the call that it is for and that has not been lent it yet; 0: none
+  bool joined = false;      // the claim came when the load was under way
+  int next = -1;            // LoadList
 
   /// Only such slots may be given up.
-  bool idle() const noexcept { return phase == Phase::ready && pins == 0 && claim == nullptr; }
+  bool idle() const noexcept { return phase == Phase::ready && pins == 0 && claim == 0; }
 };
 
 /// Limits on what the slots may hold.
@@ -115,7 +117,7 @@ class CacheSlots {
     for (int s = first(format); s < end(format); ++s) {
       const CacheSlot& slot = (*this)[s];
       if (slot.phase == Phase::empty && slab(format).streamed < most) return s;
-      if (over_guesses && slot.streamed && slot.guessed && slot.idle()) return s;
+      if (over_guesses && slot.streamed && slot.loaded_for == For::guess && slot.idle()) return s;
     }
     return -1;
   }

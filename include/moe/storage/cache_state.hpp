@@ -16,6 +16,7 @@
 #include <moe/concepts.hpp>
 #include <moe/storage/cache_slots.hpp>
 #include <moe/storage/eviction.hpp>
+#include <moe/storage/host_slots.hpp>
 #include <moe/storage/layer_source.hpp>
 #include <moe/storage/slot_table.hpp>
 
@@ -37,31 +38,27 @@ struct CacheOptions {
 
 namespace detail {
 
-/// Slots whose loads are to be started, linked by CacheSlot::next.
-struct LoadList {
-  int first = -1, last = -1;
-};
-
 /// The table of slots under one mutex; bytes and sources are used outside it.
+template <CacheMemory Slots>
 struct CacheState {
   CacheState(CacheOptions o, AnyEviction eviction) : options(std::move(o)), table(std::move(eviction)) {}
 
-  /// The memory of one slot; what a source is given as `who`.
+  /// The load of one slot; what a source is given as `who`.
   struct Cell {
     CacheState* state = nullptr;
     int slot = -1;
-    std::byte* bytes = nullptr;
-    LayerSource source;  // of the load under way
-    std::string error;   // its own text: a copied exception shares it between threads
+    LayerSource source;
+    std::string error;  // its own text: a copied exception shares it between threads
   };
 
   std::mutex mutex;
   std::condition_variable changed;
+  int waiting = 0;  // threads, for a change
   const CacheOptions options;
   SlotTable table;
   std::vector<std::size_t> record_bytes;  // [formats] of the slots
-  Buffer memory;
-  std::vector<Cell> cells;
+  Slots memory;
+  std::vector<Cell> cells;           // [slot]
   std::vector<LayerSource> sources;  // [layer]
 
   /// Slots are cut when the first layer joins, and again for larger records while they are unused.
@@ -81,7 +78,9 @@ struct CacheState {
   /// Waits for loads under way and empties the layer's slots.
   void leave(int layer) noexcept {
     std::unique_lock lock(mutex);
+    ++waiting;
     changed.wait(lock, [&] { return table.loading(layer) == 0; });
+    --waiting;
     table.remove_layer(layer);
   }
 
@@ -93,32 +92,38 @@ struct CacheState {
     const auto format = static_cast<std::size_t>(state.table.slot(cell.slot).format);
     if (state.table.loaded(cell.slot, error == nullptr, state.record_bytes[format]) && error != nullptr)
       cell.error = error->what();
-    state.changed.notify_all();
+    state.wake();
   }
-  /// Starts loads without the lock: a source may answer at once, on this thread. The slots of a list are loading, so
-  /// nobody else changes them.
+  /// Starts loads without the lock: a source may answer at once, on this thread.
   void start(const LoadList& loads, std::unique_lock<std::mutex>& lock) {
-    if (loads.first < 0) return;
+    if (loads.empty()) return;
     lock.unlock();
     for (int s = loads.first; s >= 0;) {
       const CacheSlot& slot = table.slot(s);
       Cell& cell = cells[static_cast<std::size_t>(s)];
-      const ReadRequest request{slot.expert,         slot.format, cell.bytes,
-                                &CacheState::loaded, &cell,       slot.demanded ? Urgency::now : Urgency::later};
+      const Urgency urgency = slot.loaded_for == For::need ? Urgency::now : Urgency::later;
+      const ReadRequest request{slot.expert, slot.format, nullptr, &CacheState::loaded, &cell, urgency};
       s = slot.next;
-      cell.source.read(request);
+      memory.read(cell.source, request, cell.slot);
     }
     lock.lock();
   }
   void append(int s, LoadList& loads) noexcept {
-    CacheSlot& slot = table.slot(s);
-    slot.next = -1;
-    cells[static_cast<std::size_t>(s)].source = sources[static_cast<std::size_t>(slot.layer)];
-    if (loads.first < 0)
-      loads.first = s;
-    else
-      table.slot(loads.last).next = s;
-    loads.last = s;
+    cells[static_cast<std::size_t>(s)].source = sources[static_cast<std::size_t>(table.slot(s).layer)];
+    table.append(s, loads);
+  }
+
+  /// Until something has changed.
+  void wait(std::unique_lock<std::mutex>& lock) {
+    const StallClock clock;
+    ++waiting;
+    changed.wait(lock);
+    --waiting;
+    clock.stop(table.statistics());
+  }
+  /// Something has changed. Asked under the lock, for every pin that goes: nearly always nobody waits.
+  void wake() noexcept {
+    if (waiting > 0) changed.notify_all();
   }
 
   bool may_guess() const noexcept {
@@ -138,7 +143,7 @@ struct CacheState {
   void unpin(int slot) noexcept {
     std::unique_lock lock(mutex);
     table.unpin(slot);
-    changed.notify_all();
+    wake();
     LoadList loads;
     claim_plan(loads);
     start(loads, lock);
@@ -187,20 +192,14 @@ struct CacheState {
     }
     if (total > options.bytes)
       raise(Error("moe::ExpertCache", "shares of the budget", "at most 1 in all", concat(total, " bytes")));
+    std::vector<std::size_t> sizes;  // [slot], format by format
+    for (std::size_t f = 0; f < bytes.size(); ++f)
+      sizes.insert(sizes.end(), static_cast<std::size_t>(limits.slots[f]), bytes[f]);
     cells.clear();  // if there is no memory for the new slots there are none, and `acquire` says so
-    memory = Buffer();
-    memory = Buffer(total);
-    memory.touch();
+    memory.allocate(sizes);
     table.cut(std::move(limits));
     record_bytes = std::move(bytes);
-    cells.assign(table.slots().size(), {});
-    std::byte* next = memory.data();
-    for (std::size_t s = 0; s < cells.size(); ++s) {
-      cells[s].state = this;
-      cells[s].slot = static_cast<int>(s);
-      cells[s].bytes = next;
-      next += record_bytes[static_cast<std::size_t>(table.slots()[s].format)];
-    }
+    for (std::size_t s = 0; s < sizes.size(); ++s) cells.push_back({this, static_cast<int>(s), {}, {}});
   }
   void check_slots(const SlotLimits& limits, std::size_t format, std::size_t bytes) const {
     const int slots = limits.slots[format];
@@ -219,18 +218,28 @@ struct CacheState {
 };
 
 /// Keeps one slot where it is.
+template <CacheMemory Slots>
 class CachePin {
  public:
+  using Queue = typename Slots::memory::queue;
+
   CachePin() = default;  // of a need that is skipped
-  CachePin(CacheState& state, int slot) noexcept : state_(&state), slot_(slot) {}
+  CachePin(CacheState<Slots>& state, int slot) noexcept : state_(&state), slot_(slot) {}
   CachePin(CachePin&& other) noexcept : state_(std::exchange(other.state_, nullptr)), slot_(other.slot_) {}
   CachePin& operator=(CachePin&&) = delete;
+  /// What the call has queued may still read the slot.
+  void release(Queue& queue) noexcept requires requires(Slots slots) { slots.release(0, queue); }
+  {
+    if (state_ == nullptr) return;
+    const std::lock_guard lock(state_->mutex);
+    state_->memory.release(slot_, queue);
+  }
   ~CachePin() {
     if (state_ != nullptr) state_->unpin(slot_);
   }
 
  private:
-  CacheState* state_ = nullptr;
+  CacheState<Slots>* state_ = nullptr;
   int slot_ = -1;
 };
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -30,11 +29,14 @@ struct PlannedExpert {
 /// Slots for the experts of one or several layers, and the rule for giving them up. A handle: copies share the slots.
 /// Layers join in the order in which they are computed. All memory is taken when the first one joins (again when one
 /// with larger records does); nothing is allocated later.
-class ExpertCache {
+///
+/// `Slots` is the memory that they lie in (CacheMemory).
+template <CacheMemory Slots>
+class BasicExpertCache {
  public:
   /// Any Eviction. Throws Error when the first layer joins if the budget holds no record of some format.
-  explicit ExpertCache(CacheOptions options, AnyEviction eviction = Lru{})
-      : state_(std::make_shared<detail::CacheState>(std::move(options), std::move(eviction))) {}
+  explicit BasicExpertCache(CacheOptions options, AnyEviction eviction = Lru{})
+      : state_(std::make_shared<State>(std::move(options), std::move(eviction))) {}
 
   /// Taken together, so that the figures belong to one moment.
   CacheStatistics statistics() const {
@@ -84,10 +86,12 @@ class ExpertCache {
     require_index(where, "expert", state_->table.experts(use.layer), use.expert);
   }
 
-  template <class Source>
+  using State = detail::CacheState<Slots>;
+  template <class Source, CacheMemory Memory>
   friend class Cached;
-  std::shared_ptr<detail::CacheState> state_;
+  std::shared_ptr<State> state_;
 };
+using ExpertCache = BasicExpertCache<HostSlots>;
 
 /// One layer's experts through a cache: hits are lent at once, misses are loaded by `Source` while the hits compute.
 ///
@@ -96,41 +100,43 @@ class ExpertCache {
 /// decision to load it until it was lent, so every thread gets on. A read that fails throws IoError from the `acquire`
 /// that began it and leaves the cache usable; others that wait for it read again. Costs a scan of the slots per miss, a
 /// lock per record.
-template <class Source>
+template <class Source, CacheMemory Slots = HostSlots>
 class Cached {
   static_assert(sizeof(detail::explain_source<Source>) > 0);
 
  public:
-  using memory = host_memory;
+  using memory = typename Slots::memory;
   using layout = typename Source::layout;
   using formats = typename Source::formats;
-  using pin = detail::CachePin;
+  using pin = detail::CachePin<Slots>;
+  using Cache = BasicExpertCache<Slots>;
 
-  Cached(const ExpertCache& cache, Source source)
+  Cached(const Cache& cache, Source source)
       : cache_(cache), member_(std::make_shared<Member>(cache.state_, std::move(source))) {}
 
   ExpertShape shape() const noexcept { return member_->source.shape(); }
   int num_experts() const noexcept { return member_->source.num_experts(); }
-  const ExpertCache& cache() const noexcept { return cache_; }
+  const Cache& cache() const noexcept { return cache_; }
   CacheStatistics statistics() const { return cache_.statistics(); }
 
   /// Lends what is there and starts what is not, as far as there is room. Waits only while nothing wanted is there.
   /// Served needs come first in `todo`; the rest comes back.
-  std::span<ExpertNeed> acquire(std::span<ExpertNeed> todo, Wave<pin>& wave, host_queue&) const {
+  std::span<ExpertNeed> acquire(std::span<ExpertNeed> todo, Wave<pin>& wave, typename memory::queue& queue) const {
     State& state = *member_->state;
     std::unique_lock lock(state.mutex);
     if (wave.ticket == 0) {
       if (state.cells.empty()) raise(Error("moe::Cached", "slots of the cache", "memory for them", "none"));
-      wave.ticket = state.table.begin_call(layer(), todo, lowest());
+      for (ExpertNeed& need : todo) need.lowest = choose(member_->source, need);
+      wave.ticket = state.table.begin_call(layer(), todo);
       todo = skip(todo, wave);
     }
     for (;;) {
       raise_failure(todo, wave);
-      todo = lend(todo, wave);
+      todo = lend(todo, wave, queue);
       const detail::LoadList loads = claim(todo, wave);
       state.start(loads, lock);
       if (!wave.empty() || todo.empty()) return todo;
-      if (loads.first < 0) wait(lock);
+      if (loads.empty()) state.wait(lock);
     }
   }
 
@@ -139,8 +145,8 @@ class Cached {
     if (wave.ticket == 0) return;
     State& state = *member_->state;
     const std::lock_guard lock(state.mutex);
-    state.table.abandon(layer(), rest, &wave);
-    state.changed.notify_all();
+    state.table.abandon(layer(), rest, wave.ticket);
+    state.wake();
   }
 
   /// Loads what may be wanted soon, most rows first, as the options allow. Gives up nothing that is in use or wanted,
@@ -150,12 +156,14 @@ class Cached {
     State& state = *member_->state;
     if (state.options.prefetch == Prefetch::off) return 0;
     std::unique_lock lock(state.mutex);
-    const int missing = state.table.predict(layer(), guesses, state.options.prefetch == Prefetch::enforce, lowest());
+    state.table.predict(layer(), guesses, state.options.prefetch == Prefetch::enforce);
+    int missing = 0;
+    for (const ExpertNeed& guess : guesses) missing += state.table.absent(layer(), weighed(guess)) ? 1 : 0;
     detail::LoadList loads;
     while (state.may_guess()) {
-      const ExpertNeed* best = most_wanted(guesses);
-      if (best == nullptr) break;
-      const int slot = state.table.claim_guess(layer(), best->expert, choose(member_->source, *best));
+      const ExpertNeed best = most_wanted(guesses);
+      if (best.expert < 0) break;
+      const int slot = state.table.claim_guess(layer(), best);
       if (slot < 0) break;
       state.append(slot, loads);
     }
@@ -173,7 +181,8 @@ class Cached {
   }
 
  private:
-  using State = detail::CacheState;
+  using State = detail::CacheState<Slots>;
+  using Queue = typename memory::queue;
   static constexpr int num_formats = count_of(formats{});
   static_assert(num_formats <= max_cached_formats, "moe::Cached: a source of at most 4 formats");
 
@@ -195,8 +204,9 @@ class Cached {
   };
 
   int layer() const noexcept { return member_->layer; }
-  auto lowest() const noexcept {
-    return [&source = member_->source](const ExpertNeed& need) { return choose(source, need); };
+  ExpertNeed weighed(ExpertNeed need) const noexcept {
+    need.lowest = choose(member_->source, need);
+    return need;
   }
 
   /// Answers the needs that are not worth a load: first in `todo`, with refs to nothing.
@@ -204,7 +214,7 @@ class Cached {
     detail::SlotTable& table = member_->state->table;
     std::size_t skipped = 0;
     for (ExpertNeed& need : todo) {
-      if (!table.skips(layer(), need, choose(member_->source, need))) continue;
+      if (!table.skips(layer(), need)) continue;
       ++table.statistics().skipped;
       wave.push({need.expert, 0, nullptr}, pin());
       std::swap(todo[skipped++], need);
@@ -215,21 +225,33 @@ class Cached {
   void raise_failure(std::span<const ExpertNeed> todo, const Wave<pin>& wave) const {
     State& state = *member_->state;
     for (const ExpertNeed& need : todo) {
-      const int slot = state.table.failed(layer(), need, &wave);
+      const int slot = state.table.failed(layer(), need, wave.ticket);
       if (slot < 0) continue;
       raise(IoError(concat("expert ", need.expert, ": ", state.cells[static_cast<std::size_t>(slot)].error)));
     }
   }
 
-  /// Pins what is ready, moves it to the front, and returns the rest.
-  std::span<ExpertNeed> lend(std::span<ExpertNeed> todo, Wave<pin>& wave) const {
+  /// Pins what is ready, moves it to the front, and returns the rest. What is here goes before what was only queued.
+  std::span<ExpertNeed> lend(std::span<ExpertNeed> todo, Wave<pin>& wave, Queue& queue) const {
+    const auto any = [](int) { return true; };
+    if constexpr (requires(const Slots slots) { slots.here(0); }) {
+      const Slots& memory_of = member_->state->memory;
+      todo = lend_if([&](int slot) { return memory_of.here(slot); }, todo, wave, queue);
+      if (!wave.empty()) return todo;
+    }
+    return lend_if(any, todo, wave, queue);
+  }
+  template <class May>
+  std::span<ExpertNeed> lend_if(const May& may, std::span<ExpertNeed> todo, Wave<pin>& wave,
+                                [[maybe_unused]] Queue& queue) const {
     State& state = *member_->state;
     std::size_t served = 0;
     for (ExpertNeed& need : todo) {
-      const int slot = state.table.lend(layer(), need, choose(member_->source, need), &wave);
-      if (slot < 0) continue;
-      wave.push({need.expert, state.table.slot(slot).format, state.cells[static_cast<std::size_t>(slot)].bytes},
-                pin(state, slot));
+      const int slot = state.table.place(layer(), need);
+      if (slot < 0 || !may(slot)) continue;
+      state.table.lend(slot, layer(), need, wave.ticket);
+      if constexpr (requires { state.memory.lend(slot, queue); }) state.memory.lend(slot, queue);
+      wave.push({need.expert, state.table.slot(slot).format, state.memory.record(slot)}, pin(state, slot));
       std::swap(todo[served++], need);
     }
     return todo.subspan(served);
@@ -240,40 +262,30 @@ class Cached {
     State& state = *member_->state;
     detail::LoadList loads;
     for (const ExpertNeed& need : todo) {
-      const int format = choose(member_->source, need);
-      if (const int coming = state.table.claim_coming(layer(), need, format, &wave); coming >= 0) {
-        if (!state.table.slot(coming).demanded) hurry(member_->source, &state.cells[static_cast<std::size_t>(coming)]);
+      if (const int coming = state.table.claim_coming(layer(), need, wave.ticket); coming >= 0) {
+        if (state.table.slot(coming).loaded_for != detail::For::need)
+          hurry(member_->source, &state.cells[static_cast<std::size_t>(coming)]);
         continue;
       }
-      if (const int slot = state.table.claim(layer(), need, format, &wave, wave.ticket); slot >= 0)
-        state.append(slot, loads);
+      if (const int slot = state.table.claim(layer(), need, wave.ticket); slot >= 0) state.append(slot, loads);
     }
     state.claim_plan(loads);
     return loads;
   }
 
-  void wait(std::unique_lock<std::mutex>& lock) const {
-    State& state = *member_->state;
-    const auto begin = std::chrono::steady_clock::now();
-    state.changed.wait(lock);
-    CacheStatistics& statistics = state.table.statistics();
-    ++statistics.stalls;
-    statistics.stall_ns += static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin).count());
-  }
-
-  const ExpertNeed* most_wanted(std::span<const ExpertNeed> guesses) const noexcept {
-    const ExpertNeed* best = nullptr;
-    for (const ExpertNeed& need : guesses) {
-      if (!member_->state->table.absent(layer(), need, choose(member_->source, need))) continue;
+  /// The absent guess of most rows, of equal ones the more important; expert -1: none is absent.
+  ExpertNeed most_wanted(std::span<const ExpertNeed> guesses) const noexcept {
+    ExpertNeed best;
+    for (const ExpertNeed& guess : guesses) {
       const bool better =
-          best == nullptr || need.rows > best->rows || (need.rows == best->rows && need.mass_ahead < best->mass_ahead);
-      if (better) best = &need;
+          best.expert < 0 || guess.rows > best.rows || (guess.rows == best.rows && guess.mass_ahead < best.mass_ahead);
+      if (!better) continue;
+      if (const ExpertNeed need = weighed(guess); member_->state->table.absent(layer(), need)) best = need;
     }
     return best;
   }
 
-  ExpertCache cache_;
+  Cache cache_;
   std::shared_ptr<const Member> member_;
 };
 

@@ -42,18 +42,25 @@ class ConcatSource {
     return a_.bytes(format) > b_.bytes(format) ? a_.bytes(format) : b_.bytes(format);
   }
   void read(ReadRequest request) const {
-    const int first = a_.num_experts();
-    if (request.expert < first) return a_.read(request);
-    request.expert -= first;
-    b_.read(request);
+    in_its_source(request, [&](const auto& source) { source.read(request); });
   }
   void hurry(const void* who) const noexcept {
     moe::hurry(a_, who);
     moe::hurry(b_, who);
   }
-  int choose(const ExpertNeed& need) const noexcept { return moe::choose(a_, need); }
+  int choose(ExpertNeed need) const noexcept {
+    return in_its_source(need, [&](const auto& source) { return moe::choose(source, need); });
+  }
 
  private:
+  /// Calls `f` with the source that has the expert which `of` names, by then as that source counts.
+  template <class Named, class F>
+  auto in_its_source(Named& of, const F& f) const {
+    const int first = a_.num_experts();
+    if (of.expert < first) return f(a_);
+    of.expert -= first;
+    return f(b_);
+  }
   A a_;
   B b_;
 };

@@ -32,7 +32,7 @@ class RingSections {
   /// Taken together, so that the figures belong to one moment.
   RingStatistics statistics() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->statistics;
+    return state_->table.statistics();
   }
   /// Bytes of sections; 0 before the start.
   std::size_t bytes_held() const {
@@ -42,7 +42,7 @@ class RingSections {
   /// K; 0 before the start.
   int sections() const {
     const std::lock_guard lock(state_->mutex);
-    return static_cast<int>(state_->sections.size());
+    return static_cast<int>(state_->cells.size());
   }
 
  private:
@@ -84,10 +84,11 @@ class Ring {
       m.state->pass(m.index);
       return todo;
     }
-    detail::RingSection& section = m.state->claim(m.index);
-    pin holder(section);
+    const int section = m.state->claim(m.index);
+    pin holder(*m.state, section);
+    const std::byte* const records = m.state->cells[static_cast<std::size_t>(section)].bytes;
     for (const ExpertNeed& need : todo) {
-      const std::byte* const record = section.bytes + static_cast<std::size_t>(need.expert) * m.layer.stride;
+      const std::byte* const record = records + static_cast<std::size_t>(need.expert) * m.layer.stride;
       wave.push({need.expert, m.layer.format, record}, std::move(holder));
     }
     return todo.subspan(todo.size());
@@ -96,8 +97,7 @@ class Ring {
   /// Sets a bit for every expert if the layer's section is there now: [pieces(E, 32)] words.
   void residency(std::uint32_t* bits) const noexcept {
     const std::lock_guard lock(member_->state->mutex);
-    const detail::RingSection* section = member_->state->layers[static_cast<std::size_t>(member_->index)].section;
-    const bool here = section != nullptr && section->phase == detail::RingSection::Phase::ready;
+    const bool here = member_->state->table.in(member_->index, detail::Phase::ready);
     for (int word = 0; word < pieces(num_experts(), 32); ++word) bits[word] = 0;
     for (ExpertId e = 0; here && e < num_experts(); ++e) bits[e / 32] |= 1u << (e % 32);
   }

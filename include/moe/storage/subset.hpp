@@ -40,7 +40,10 @@ class SubsetSource {
     source_.read(request);
   }
   void hurry(const void* who) const noexcept { moe::hurry(source_, who); }
-  int choose(const ExpertNeed& need) const noexcept { return moe::choose(source_, need); }
+  int choose(ExpertNeed need) const noexcept {
+    need.expert = kept_[static_cast<std::size_t>(need.expert)];
+    return moe::choose(source_, need);
+  }
 
  private:
   Source source_;
