@@ -21,10 +21,12 @@ struct MyPin {};
 #include "random_router.inc"
 #include "storage_interfaces.inc"
 #include "tanh_activation.inc"
+#include "the_memory_of_a_cache_s_slots.inc"
 
 static_assert(moe::TokenRouter<MyRouter> && moe::ColumnRule<MyRouter> && moe::RowFinish<MyRouter> &&
               moe::HasIds<MyRouter>);
 static_assert(moe::ResidentStorage<MyResident> && moe::RecordSource<MySource> && moe::LeasingStorage<MyLending>);
+static_assert(moe::CacheMemory<MySlots> && moe::LeasingStorage<moe::Cached<MySource, MySlots>>);
 static_assert(moe::ExecutorFor<MyExecutor, MyResident, moe::ExpertForm<moe::SwiGlu>>);
 static_assert(moe::Gate<MyGate, moe::Cpu>);
 static_assert(moe::Eviction<LeastUsed> && moe::Activation<GatedTanh>);
