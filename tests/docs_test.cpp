@@ -25,10 +25,12 @@ struct MyKeys {
 #include "random_router.inc"
 #include "storage_interfaces.inc"
 #include "tanh_activation.inc"
+#include "the_memory_of_a_cache_s_slots.inc"
 
 static_assert(moe::KeyRouter<MyRouter> && moe::HasTables<MyRouter> && moe::has_column_rule<MyRouter>() &&
               moe::detail::has_finish<MyRouter>::value && moe::detail::has_ids<MyRouter>::value);
 static_assert(moe::ResidentStorage<MyResident> && moe::RecordSource<MySource> && moe::LeasingStorage<MyLending>);
+static_assert(moe::CacheMemory<MySlots> && moe::LeasingStorage<moe::Cached<MySource, MySlots>>);
 static_assert(moe::ExecutorFor<MyExecutor, MyResident, moe::ExpertForm<moe::SwiGlu>>);
 static_assert(moe::Gate<MyGate, moe::Cpu>);
 static_assert(moe::Eviction<LeastUsed> && moe::Activation<GatedTanh>);

@@ -8,19 +8,21 @@ namespace moe::detail {
 
 /// A place for a record (slot of a cache) or for a layer's records (section of a ring):
 ///
-///               begin_load             last answer, well
-///      empty  ------------->  loading  ----------------->  ready  --------+
-///        ^                       |                           ^ | lend     | begin_load of another record:
-///        |                       | last answer, badly        +-+ unpin    | given up if idle and its turn (rules)
-///        |                       v                                        |
-///        +<------------------  failed                                     |
-///        |   its caller was told                                          |
-///        +<---------------------------------------------------------------+
-///            streamed and unpinned; its layer goes
+///                 begins to load               the last answer, well
+///       empty ---------------------> loading ------------------------> ready <--+
+///        ^  ^                        ^     |                            |  |    | lent, given back
+///        |  |                        |     | an answer, badly           |  +----+
+///        |  |                        |     v                            |
+///        |  +------------------------|-- failed                         |
+///        |     those who began it    |                                  |
+///        |     were told, or left    |     gives way to another record  |
+///        |                           +----------------------------------+
+///        |               is not kept: staged, its layer goes            |
+///        +--------------------------------------------------------------+
 ///
-/// Who may move it: `begin_load` is any call's decision, under the mutex; `loading` belongs to the source until it has
-/// answered, and nobody else touches the bytes; `failed` stays until the call that began the load was told, and is
-/// skipped if that call has gone; whoever pins it keeps it `ready`.
+/// All of this under the mutex. Any call may decide that a place begins to load; while it is `loading` its bytes belong
+/// to the source, which alone moves it on. `failed` lasts until the calls that began the load have seen it. A `ready`
+/// place gives way only while nobody holds it or has claimed it.
 enum class Phase : unsigned char { empty, loading, ready, failed };
 
 /// Places whose loads were decided and are to be started, in the order of the decisions. Linked through their `next`,
