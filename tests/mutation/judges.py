@@ -88,7 +88,7 @@ class Workshop:
                 return Judge(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}), ""
         found, why = self._measure(name)
         if found is not None:
-            known.parent.mkdir(exist_ok=True)
+            known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(dataclasses.asdict(found) | {"state": self._state(found.dependencies)}))
         return found, why
 
@@ -109,7 +109,7 @@ class Workshop:
         return best, "" if best else why
 
     def _timed(self, judge):
-        folder = self._fresh("measure")
+        folder = self._fresh(f"measure_{digest(judge.name)}")
         start = time.monotonic()
         if self._compile(judge, folder, []) != 0:
             return None, CANNOT_BE_BUILT
@@ -118,6 +118,7 @@ class Workshop:
         if outcome.result != "passes":
             return None, outcome.detail or outcome.result
         end = time.monotonic()
+        shutil.rmtree(folder)
         return dataclasses.replace(judge, seconds=round(end - start, 2), run_seconds=round(end - compiled, 2)), ""
 
     # ---- tests with one header replaced
@@ -195,7 +196,12 @@ def _limit_resources():
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def order(judges, header):
-    """Those that include the header; first the test named after it, then the cheapest."""
+def order(judges, header, kills):
+    """Those that include the header: first the test named after it, then who is likeliest to notice something soon.
+    `kills` counts by (header, test) what was noticed so far."""
     own = pathlib.Path(header).stem + "_test.cpp"
-    return sorted((j for j in judges if j.includes(header)), key=lambda j: (not j.name.endswith(own), j.seconds))
+
+    def key(judge):
+        return not judge.name.endswith(own), -(kills[header, judge.name] + 0.3) / judge.seconds
+
+    return sorted((j for j in judges if j.includes(header)), key=key)

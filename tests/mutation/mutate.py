@@ -85,8 +85,8 @@ def sample(mutants, seed):
     return [column[i] for i in range(longest) for column in by_class if i < len(column)]
 
 
-def judge_mutant(mutant, tests, workshop, slots):
-    relevant = judges.order(tests, mutant.file)
+def judge_mutant(mutant, tests, workshop, slots, kills):
+    relevant = judges.order(tests, mutant.file, kills)
     if not relevant:
         return Result(mutant, "no judge")
     slot = slots.get()
@@ -96,6 +96,7 @@ def judge_mutant(mutant, tests, workshop, slots):
             if outcome.result == "does not compile":
                 return Result(mutant, "does not compile", test.name)
             if outcome.result != "passes":
+                kills[mutant.file, test.name] += 1
                 case = "hangs" if outcome.result == "hangs" else outcome.detail or "crashes"
                 return Result(mutant, "killed", f"{test.name}: {case}")
         return Result(mutant, "survived", f"{len(relevant)} tests pass")
@@ -103,13 +104,26 @@ def judge_mutant(mutant, tests, workshop, slots):
         slots.put(slot)
 
 
-def run(candidates, tests, workshop, options, known):
+def measure(names, workshop, jobs):
+    """The tests that pass without a mutant, and the names of those that fail."""
+    tests, failing = [], []
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for name, (judge, why) in zip(names, pool.map(workshop.judge, names)):
+            if judge is not None:
+                tests.append(judge)
+                continue
+            print(f"{name} judges nothing: {why}", flush=True)
+            if why != judges.CANNOT_BE_BUILT:
+                failing.append(name)
+    return tests, failing
+
+
+def run(candidates, tests, workshop, options, known, end):
     """Results in the order of the sample, until enough mutants compile or the time is over."""
-    end = time.monotonic() + options.budget
     slots = queue.SimpleQueue()
     for slot in range(options.jobs):
         slots.put(slot)
-    results, counted = [], 0
+    results, counted, kills = [], 0, collections.Counter()
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         waiting, remaining = collections.deque(), iter(candidates)
         while counted < options.count:
@@ -117,7 +131,7 @@ def run(candidates, tests, workshop, options, known):
                 mutant = next(remaining, None)
                 if mutant is None:
                     break
-                waiting.append(pool.submit(judge_mutant, mutant, tests, workshop, slots))
+                waiting.append(pool.submit(judge_mutant, mutant, tests, workshop, slots, kills))
             if not waiting:
                 break
             result = waiting.popleft().result()
@@ -138,6 +152,11 @@ def judgements():
     return {(e["file"], e["operator"], e["before"], e["after"], e.get("occurrence", 0)): e for e in entries}
 
 
+def unknown(known, headers, mutants):
+    """Judgements of these headers that match no mutant: the text has changed since, so they are to be judged again."""
+    return sorted(i for i in known.keys() - {m.identity() for m in mutants} if i[0] in headers)
+
+
 def run_area(name, options, workshop):
     area = json.loads((HERE / "areas.json").read_text())[name]
     mutants = [m for h in headers_of(area) for m in mutants_of(h, (judges.INCLUDE / h).read_text())]
@@ -148,16 +167,11 @@ def run_area(name, options, workshop):
         return True
 
     start = time.monotonic()
-    tests, failing = [], []
-    for test in judges.sources(area["tests"]):
-        judge, why = workshop.judge(test)
-        if judge is not None:
-            tests.append(judge)
-            continue
-        print(f"{test} judges nothing: {why}", flush=True)
-        if why != judges.CANNOT_BE_BUILT:
-            failing.append(test)
-    results = run(candidates, tests, workshop, options, judgements())
+    known = judgements()
+    for identity in unknown(known, headers_of(area), mutants):
+        print(f"judgements.json: no such mutant any more: {identity}", flush=True)
+    tests, failing = measure(judges.sources(area["tests"]), workshop, options.jobs)
+    results = run(candidates, tests, workshop, options, known, start + options.budget)
     summary = report.Summary(name, options.seed, len(mutants), results, failing, time.monotonic() - start)
     print(summary.headline(), flush=True)
     if options.output:
@@ -173,7 +187,7 @@ def main():
     which.add_argument("--all", action="store_true", help="every area in turn, into results/AREA.md")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=40, help="mutants that compile, per area")
-    parser.add_argument("--budget", type=float, default=1200, help="seconds per area after which no mutant is begun")
+    parser.add_argument("--budget", type=float, default=1200, help="seconds per area, after which no mutant is begun")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--list", action="store_true", help="prints the head of the sample and runs nothing")
     parser.add_argument("--output", help="a .json or .md file for the results")
