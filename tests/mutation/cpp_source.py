@@ -26,9 +26,9 @@ NEVER_CALLED = {"static_assert", "noexcept", "decltype", "sizeof", "alignas", "a
 ERROR_TEXT = {"raise", "Error", "IoError", "concat", "fail", "require_equal"}
 
 NOT_AN_EXPRESSION = {
-    "const", "auto", "static", "constexpr", "using", "typedef", "struct", "class", "enum", "union", "template", "friend",
-    "namespace", "public", "private", "protected", "goto", "unsigned", "signed", "inline", "extern", "explicit",
-    "thread_local", "typename", "virtual",
+    "const", "auto", "static", "constexpr", "using", "typedef", "struct", "class", "enum", "union", "template",
+    "friend", "namespace", "public", "private", "protected", "goto", "unsigned", "signed", "inline", "extern",
+    "explicit", "thread_local", "typename", "virtual",
 }  # fmt: skip
 BEFORE_AN_OPERAND = {"return", "throw", "new", "delete", "else", "do", "case", "co_return", "co_await"}
 
@@ -110,7 +110,8 @@ class Source:
         ends, i = {}, 0
         while i < len(self.tokens):
             head = self.word(i - 1) == "template"
-            if self.tokens[i].text == "<" and (head or (self.touches_previous(i) and self.tokens[i - 1].kind == "word")):
+            name = self.touches_previous(i) and self.tokens[i - 1].kind == "word"
+            if self.tokens[i].text == "<" and (head or name):
                 end = self._template_end(i)
                 if end is not None:
                     ends[i] = end

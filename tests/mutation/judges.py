@@ -75,7 +75,8 @@ class Workshop:
         self.main = self.folder / "main.o"
         self.texts = {}
         if not self.main.exists():
-            self._run([compiler, *FLAGS, "-c", str(TESTS / "main.cpp"), "-o", str(self.main)], COMPILE_LIMIT_S, check=True)
+            command = [compiler, *FLAGS, "-c", str(TESTS / "main.cpp"), "-o", str(self.main)]
+            self._run(command, COMPILE_LIMIT_S, check=True)
 
     # ---- tests with the headers as they are
 
@@ -172,9 +173,10 @@ class Workshop:
 
     def _run(self, command, limit, environment=None, check=False):
         """A process that ends with all its children at the limit; its return code is None then."""
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   text=True, errors="replace", env=environment, cwd=self.folder, start_new_session=True,
-                                   preexec_fn=_limit_resources)  # fmt: skip
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", env=environment, cwd=self.folder, start_new_session=True, preexec_fn=_limit_resources,
+        )  # fmt: skip
         try:
             output, _ = process.communicate(timeout=limit)
             code = process.returncode

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mutation testing: makes small faults in the headers of an area, one at a time, and asks its tests whether they notice.
+"""Mutation testing: makes small faults in the headers of an area, one at a time, and asks whether its tests notice.
 
   mutate.py --area routing --list            the sample, without running anything
   mutate.py --area routing --output FILE.md  runs it
@@ -175,7 +175,8 @@ def run_area(name, options, workshop):
     summary = report.Summary(name, options.seed, len(mutants), results, failing, time.monotonic() - start)
     print(summary.headline(), flush=True)
     if options.output:
-        pathlib.Path(options.output).write_text(summary.json() if options.output.endswith(".json") else summary.markdown())
+        as_json = options.output.endswith(".json")
+        pathlib.Path(options.output).write_text(summary.json() if as_json else summary.markdown())
     return not failing and summary.counted() >= options.count and summary.score() >= ENOUGH
 
 
@@ -192,7 +193,8 @@ def main():
     parser.add_argument("--list", action="store_true", help="prints the head of the sample and runs nothing")
     parser.add_argument("--output", help="a .json or .md file for the results")
     parser.add_argument("--compiler", default="g++")
-    parser.add_argument("--work", default=str(judges.ROOT / "build" / "mutation"), help="objects and what is known already")
+    work = judges.ROOT / "build" / "mutants"
+    parser.add_argument("--work", default=str(work), help="folder of objects and of what is known already")
     options = parser.parse_args()
 
     workshop = None if options.list else judges.Workshop(options.work, options.compiler)

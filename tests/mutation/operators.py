@@ -27,10 +27,11 @@ class Edit:
 def edits(text):
     """All edits of a header, in the order of its text."""
     source = cpp_source.Source(text)
-    kinds = (drop_statements, drop_fields, negate_conditions, negate_operators, shift_bounds, shift_numbers, swap_arguments,
-             swap_statements)
-    found = {e for e in itertools.chain.from_iterable(kind(source) for kind in kinds) if text[e.start : e.end] != e.text}
-    return sorted(found, key=lambda e: (e.start, e.end, e.operator, e.text))
+    kinds = (drop_statements, drop_fields, negate_conditions, negate_operators, shift_bounds, shift_numbers,
+             swap_arguments, swap_statements)  # fmt: skip
+    found = set(itertools.chain.from_iterable(kind(source) for kind in kinds))
+    changes = (e for e in found if text[e.start : e.end] != e.text)
+    return sorted(changes, key=lambda e: (e.start, e.end, e.operator, e.text))
 
 
 def _replace(source, operator, first, end, text):
@@ -50,12 +51,17 @@ def _signs(source):
 
 def drop_statements(source):
     in_blocks = (s for block in source.blocks for s in block if s.kind in ("expression", "jump"))
-    guarded = (s for s in source.guarded_statements() if s.kind != "declaration" and not (s.kind == "return" and s.has_else))
+    guarded = (s for s in source.guarded_statements() if s.kind in ("expression", "jump") or _leaves_early(s))
     for statement in itertools.chain(in_blocks, guarded):
         if statement.first in source.excluded and source.word(statement.first) not in cpp_source.ERROR_TEXT:
             continue
         if source.slice(statement.first, statement.end).endswith(";"):
             yield _replace(source, "drop", statement.first, statement.end, ";")
+
+
+def _leaves_early(statement):
+    """A return behind which the function goes on."""
+    return statement.kind == "return" and not statement.has_else
 
 
 def drop_fields(source):
@@ -237,7 +243,8 @@ class _Effects:
 
     def __init__(self, source, statement):
         self.read, self.written, self.calls = set(), set(), set()
-        self.leaves = any(source.word(i) in ("return", "break", "continue") for i in range(statement.first, statement.end))
+        words = {source.word(i) for i in range(statement.first, statement.end)}
+        self.leaves = bool(words & {"return", "break", "continue"})
         i = statement.first
         while i < statement.end:
             if source.tokens[i].kind != "word":

@@ -35,8 +35,10 @@ class Drop(unittest.TestCase):
     def test_forgets_fields_of_an_aggregate_and_of_a_constructor(self):
         self.assertEqual(after("drop", "auto f() { return P{a, 0}; }\n"), {"auto f() { return P{{}, 0}; }"})
         self.assertEqual(after("drop", "auto f() { return P{.x = a}; }\n"), {"auto f() { return P{.x = {}}; }"})
-        self.assertEqual(after("drop", "struct P {\n  P(int a) : a_(a), b_{a} {}\n};\n"),
-                         {"struct P { P(int a) : a_(), b_{a} {} };", "struct P { P(int a) : a_(a), b_{} {} };"})  # fmt: skip
+        self.assertEqual(
+            after("drop", "struct P {\n  P(int a) : a_(a), b_{a} {}\n};\n"),
+            {"struct P { P(int a) : a_(), b_{a} {} };", "struct P { P(int a) : a_(a), b_{} {} };"},
+        )
 
 
 class Negate(unittest.TestCase):

@@ -10,7 +10,8 @@ COUNTED = ("killed", "survived", "equivalent")
 
 def line(result):
     mutant = result.mutant
-    return f"{result.verdict:9} {mutant.file}:{mutant.line}: {mutant.operator}: {mutant.before}  ->  {mutant.after}  [{result.by}]"
+    fault = f"{mutant.operator}: {mutant.before}  ->  {mutant.after}"
+    return f"{result.verdict:9} {mutant.file}:{mutant.line}: {fault}  [{result.by}]"
 
 
 @dataclasses.dataclass
@@ -34,9 +35,11 @@ class Summary:
         return killed / (killed + survived) if killed + survived else 0.0
 
     def headline(self):
-        return (f"{self.area}: {self.number('killed')} killed, {self.number('survived')} survived, "
-                f"{self.number('equivalent')} equivalent of {self.counted()} mutants: {100 * self.score():.0f} % of those "
-                f"that are not equivalent; {self.number('does not compile')} did not compile; {self.seconds:.0f} s")  # fmt: skip
+        numbers = ", ".join(f"{self.number(verdict)} {verdict}" for verdict in COUNTED)
+        return (
+            f"{self.area}: {numbers} of {self.counted()} mutants: {100 * self.score():.0f} % of those that are not "
+            f"equivalent are killed; {self.number('does not compile')} did not compile; {self.seconds:.0f} s"
+        )
 
     def json(self):
         rows = []
@@ -47,14 +50,15 @@ class Summary:
         return json.dumps({"area": self.area, "seed": self.seed, "results": rows}, indent=1) + "\n"
 
     def markdown(self):
-        parts = [f"# Mutants of {self.area}", "", f"{self.headline()}. Seed {self.seed}, drawn from {self.population}.", ""]
+        drawn = f"{self.headline()}. Seed {self.seed}, drawn from {self.population}."
+        parts = [f"# Mutants of {self.area}", "", drawn, ""]
         if self.failing:
             parts += [f"Tests that do not pass without a mutant and judge nothing: {', '.join(self.failing)}.", ""]
         parts += ["| fault | killed | survived | equivalent | did not compile |", "|---|--:|--:|--:|--:|"]
         for operator in operators.CLASSES:
             numbers = [self.number(v, operator) for v in (*COUNTED, "does not compile")]
             parts.append(f"| {operator} | {' | '.join(map(str, numbers))} |")
-        titles = {"survived": "Survivors", "equivalent": "Equivalents", "killed": "Killed", "no judge": "No test includes"}
+        titles = {"survived": "Survivors", "equivalent": "Equivalents", "no judge": "No test includes", "killed": "Killed"}
         for verdict, title in titles.items():
             rows = [r for r in self.results if r.verdict == verdict]
             if rows:
