@@ -26,7 +26,7 @@ LIBRARIES = {"/rapidcheck.h": "-lrapidcheck", "/liburing.h": "-luring"}
 SLOW_RUN_S = 3  # from here on it is tried whether an optimised test costs less
 COMPILE_LIMIT_S = 300
 FIRST_RUN_LIMIT_S = 60
-CANNOT_BE_BUILT = "cannot be built here"
+CANNOT_BE_BUILT = "includes what is missing here"
 MEMORY_LIMIT = 8 << 30
 FILE_LIMIT = 1 << 30
 FIRST_FAILURE = re.compile(r"TEST CASE:\s+(.+)")
@@ -113,7 +113,7 @@ class Workshop:
         folder = self._fresh(f"measure_{digest(judge.name)}")
         start = time.monotonic()
         if self._compile(judge, folder, []) != 0:
-            return None, CANNOT_BE_BUILT
+            return None, "does not compile"
         compiled = time.monotonic()
         outcome = self._execute(judge, folder)
         if outcome.result != "passes":
