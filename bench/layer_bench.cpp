@@ -200,8 +200,9 @@ int main(int argc, char** argv) {
   app.add_option("--topk", s.topk, "experts per token")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--tokens", s.tokens, "rows per call")->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--formats", s.formats, "f32, bf16, f16, q8_0, mxfp4, q4_0")->delimiter(',');
-  app.add_option("--activations", s.activations,
-                 "type of x and y: f32, bf16, f16; bf16_loops, f16_loops: a layer of f32 between two loops that convert")
+  app.add_option(
+         "--activations", s.activations,
+         "type of x and y: f32, bf16, f16; bf16_loops, f16_loops: a layer of f32 between two loops that convert")
       ->delimiter(',')
       ->check(CLI::IsMember({"f32", "bf16", "f16", "bf16_loops", "f16_loops"}));
   app.add_option("--threads", s.threads, "threads, the caller included")->delimiter(',')->check(CLI::PositiveNumber);

@@ -95,7 +95,8 @@ TEST_CASE("the gradient of a routing weight is the product of its kept output ro
         mass += std::fabs(d) * (std::fabs(static_cast<double>(there[at])) + std::fabs(static_cast<double>(y[at])) +
                                 std::fabs(static_cast<double>(kept[static_cast<int>(i)])));
       }
-      CHECK(std::fabs(gradient - change) <= 8 * oracle::unit * mass);  // sums of two terms, rounded three times, over 0.5
+      CHECK(std::fabs(gradient - change) <=
+            8 * oracle::unit * mass);  // sums of two terms, rounded three times, over 0.5
     }
 }
 TEST_CASE("a choice that its expert turned away still says who was chosen") {

@@ -153,7 +153,8 @@ TEST_CASE("what is resident reaches a router in a kernel through the executor's 
   const std::vector<float> y(pair.p.x.size());
   const moe::View<const float, guarded::memory> out = on_device(y, 37);
   moe::Workspace<guarded::memory> ws(layer.workspace(6));
-  moe::Call<guarded::memory> call{.x = on_device(pair.p.x, 37), .y = {const_cast<float*>(out.data), out.rows, out.cols}};
+  moe::Call<guarded::memory> call{.x = on_device(pair.p.x, 37),
+                                  .y = {const_cast<float*>(out.data), out.rows, out.cols}};
   struct Watch {
     std::vector<moe::Slot>* slots;
     void routed(const moe::Frame<guarded::memory>& f) const {

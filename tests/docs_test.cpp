@@ -164,7 +164,8 @@ TEST_CASE("the documented family is a layer of known parts") {
   const fixture::RandomExperts weights(narrow, 64, 1);
   const fixture::Inputs in(3, outer, 64, 2);
   const std::vector<float> enter(static_cast<std::size_t>(inner * outer), 0.1f), leave(enter), bias(64);
-  const moe::Latent<> latent{.enter_weight = {enter.data(), inner, outer}, .leave_weight = {leave.data(), outer, inner}};
+  const moe::Latent<> latent{.enter_weight = {enter.data(), inner, outer},
+                             .leave_weight = {leave.data(), outer, inner}};
   using Storage = moe::Resident<moe::PanelLayout, moe::formats<moe::f32>>;
   const MuseSpark<Storage> layer{in.linear(),
                                  muse_spark_router({bias.data(), 64}),

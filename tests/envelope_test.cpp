@@ -72,7 +72,8 @@ TEST_CASE("latent experts with biases and a norm of what they see") {
 TEST_CASE("the layer's output may get a bias") {
   Block b;
   const std::vector<float> bias = b.random.reals(hidden);
-  const ExpertForm<SwiGlu, moe::NoEnvelope, moe::OutputBias> form{.output = {{bias.data(), static_cast<int>(bias.size())}}};
+  const ExpertForm<SwiGlu, moe::NoEnvelope, moe::OutputBias> form{
+      .output = {{bias.data(), static_cast<int>(bias.size())}}};
   const std::vector<float> y = forward(make_layer(b.p, moe::Cpu{.threads = 1}, form), b.p);
   for (int t = 0; t < tokens; ++t) {
     std::vector<Value> want = run_token(b.p.layer, b.p.token(t), b.picks(t));
@@ -83,7 +84,8 @@ TEST_CASE("the layer's output may get a bias") {
 TEST_CASE("the layer's output may be normalised") {
   Block b;
   const std::vector<float> gain = b.random.reals(hidden);
-  const ExpertForm<SwiGlu, moe::NoEnvelope, moe::OutputNorm> form{.output = {{gain.data(), static_cast<int>(gain.size())}, 0.25f}};
+  const ExpertForm<SwiGlu, moe::NoEnvelope, moe::OutputNorm> form{
+      .output = {{gain.data(), static_cast<int>(gain.size())}, 0.25f}};
   const std::vector<float> y = forward(make_layer(b.p, moe::Cpu{.threads = 1}, form), b.p);
   for (int t = 0; t < tokens; ++t) {
     const auto want = normalised(run_token(b.p.layer, b.p.token(t), b.picks(t)), 0.25, gain.data());

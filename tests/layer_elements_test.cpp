@@ -84,7 +84,8 @@ void for_all_types(const Make& make, int rows_at_once = tokens) {
         CAPTURE(moe::element_type_name(moe::element_type_of<decltype(x)>()));
         CAPTURE(moe::element_type_name(moe::element_type_of<decltype(w)>()));
         CAPTURE(moe::element_type_name(moe::element_type_of<decltype(y)>()));
-        is_the_float_layer_rounded<decltype(y)>(c, [&](auto gate) { return make(c, gate); }, rows_at_once);
+        is_the_float_layer_rounded<decltype(y)>(
+            c, [&](auto gate) { return make(c, gate); }, rows_at_once);
       });
     });
   });
@@ -99,9 +100,8 @@ void for_bf16(const Make& make) {
 }  // namespace
 
 TEST_CASE("x, y and the gate's weights may be of any type: the float layer's bits, rounded once") {
-  for_all_types([](const auto& c, auto gate) {
-    return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), cpu);
-  });
+  for_all_types(
+      [](const auto& c, auto gate) { return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), cpu); });
 }
 TEST_CASE("every instruction set gives these bits") {
   for (const moe::Isa isa : {moe::Isa::scalar, moe::Isa::avx2, moe::Isa::avx512})
@@ -114,9 +114,9 @@ TEST_CASE("every instruction set gives these bits") {
 }
 TEST_CASE("calls in other types are cut into chunks like others") {
   for (const int rows : {1, 2, 5})
-    for_all_types([](const auto& c, auto gate) {
-      return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), cpu);
-    }, rows);
+    for_all_types(
+        [](const auto& c, auto gate) { return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), cpu); },
+        rows);
 }
 TEST_CASE("experts that come one by one widen their rows each time") {
   static LeaseLog log;
@@ -139,9 +139,9 @@ TEST_CASE("weights on the input, norms of experts and of the output, and scales 
   const std::vector<float> gain(hidden, 1.5f);
   for_bf16([&](const auto& c, auto gate) {
     moe::ExpertForm<moe::SwiGlu, moe::NoEnvelope, moe::OutputNorm> form{.weight_on = moe::WeightOn::input,
-                                                                       .output_scale = 2.5f,
-                                                                       .expert_norm_eps = 1e-5f,
-                                                                       .output = {{gain.data(), hidden}, 1e-6f}};
+                                                                        .output_scale = 2.5f,
+                                                                        .expert_norm_eps = 1e-5f,
+                                                                        .output = {{gain.data(), hidden}, 1e-6f}};
     return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), cpu, form);
   });
 }
@@ -221,8 +221,9 @@ TEST_CASE("an executor that takes float32 alone refuses other types before it co
   moe::Workspace ws(layer.workspace(tokens));
   CHECK(message_of([&] { layer.forward(c.x.view(), view(y, hidden), ws); }) ==
         "moe::MoELayer::forward: element type of x: expected float32, for this executor, found bfloat16");
-  CHECK(message_of([&] { layer.forward(c.x.floats(), {narrow.data(), tokens, hidden}, ws); }) ==
-        "moe::MoELayer::forward: element type of y: expected float32, for this executor, found bfloat16");
+  CHECK(message_of([&] {
+          layer.forward(c.x.floats(), {narrow.data(), tokens, hidden}, ws);
+        }) == "moe::MoELayer::forward: element type of y: expected float32, for this executor, found bfloat16");
   CHECK(y == std::vector<float>(y.size(), 77.0f));
   layer.forward(c.x.floats(), view(y, hidden), ws);
   CHECK(y != std::vector<float>(y.size(), 77.0f));

@@ -41,7 +41,8 @@ void limit_to_groups(const Rule& r, Numbers& choice) {
   const std::size_t size = choice.size() / static_cast<std::size_t>(r.groups);
   std::vector<std::pair<double, std::size_t>> order;
   for (std::size_t g = 0; g < static_cast<std::size_t>(r.groups); ++g) {
-    Numbers in(choice.begin() + static_cast<std::ptrdiff_t>(g * size), choice.begin() + static_cast<std::ptrdiff_t>((g + 1) * size));
+    Numbers in(choice.begin() + static_cast<std::ptrdiff_t>(g * size),
+               choice.begin() + static_cast<std::ptrdiff_t>((g + 1) * size));
     std::sort(in.rbegin(), in.rend());
     order.emplace_back(-(r.group == Group::two_best_others_excluded ? in[0] + in[1] : in[0]), g);
   }
@@ -88,7 +89,8 @@ void agrees(const char* family, const Spec& spec, const Rule& rule, bool biased 
     // Biases far apart: no two of the shifted scores are nearly equal.
     std::vector<float> bias;
     for (int e = 0; biased && e < choosable; ++e) bias.push_back(static_cast<float>(random.between(-3, 3)));
-    const auto found = router_laws::choose(moe::models::router(spec, {bias.data(), static_cast<int>(bias.size())}), logits);
+    const auto found =
+        router_laws::choose(moe::models::router(spec, {bias.data(), static_cast<int>(bias.size())}), logits);
     const auto want = expected(rule, logits, bias, spec.k);
     REQUIRE(found.size() == want.size());
     for (std::size_t k = 0; k < found.size(); ++k) {
@@ -115,7 +117,12 @@ TEST_CASE("routers of specs follow their families' published rules") {
   agrees("DeepSeek-V2 in groups", m::deepseek_v2(8, 8, 64, 6, 8, 16, 8, 3),
          {.scale = 16, .group = Group::maximum_others_zero, .groups = 8, .kept = 3});
   agrees("DeepSeek-V3", m::deepseek_v3(8, 8, 64, 8, 8, 2.5f, 8, 4),
-         {.score = Score::sigmoid, .epsilon = 1e-20, .scale = 2.5, .group = Group::two_best_others_excluded, .groups = 8, .kept = 4},
+         {.score = Score::sigmoid,
+          .epsilon = 1e-20,
+          .scale = 2.5,
+          .group = Group::two_best_others_excluded,
+          .groups = 8,
+          .kept = 4},
          true);
   agrees("LFM2", m::deepseek_v3(8, 8, 32, 4, 0, 1, 1, 1, 1e-6f), {.score = Score::sigmoid, .epsilon = 1e-6}, true);
   agrees("DeepSeek-V4", m::deepseek_v4(8, 8, 64, 6, 8, 1.5f),
@@ -129,7 +136,8 @@ TEST_CASE("routers of specs follow their families' published rules") {
          {.epsilon = renormalised, .floor = static_cast<double>(0.9f)});
   agrees("LongCat-Flash", m::longcat(8, 8, 32, 16, 12, 6), {.scale = 6}, true);
   agrees("MiniMax-M3", m::minimax_m3(8, 8, 32, 4, 8, 2), {.score = Score::sigmoid, .epsilon = renormalised}, true);
-  agrees("Nemotron-H", m::nemotron_h(8, 8, 32, 4, 8, 2.5f), {.score = Score::sigmoid, .epsilon = 1e-20, .scale = 2.5}, true);
+  agrees("Nemotron-H", m::nemotron_h(8, 8, 32, 4, 8, 2.5f), {.score = Score::sigmoid, .epsilon = 1e-20, .scale = 2.5},
+         true);
   agrees("Zaya", m::zaya(8, 8, 16), as_they_are, true);
   agrees("Switch", m::switch_transformer(8, 8, 8), as_they_are);
   agrees("NLLB", m::nllb(8, 8, 128), {.epsilon = renormalised, .floor = 0x1p-23});

@@ -130,17 +130,15 @@ TEST_CASE("an error on one rank is an error on both, and the next call is right"
 TEST_CASE("a call that is refused on one rank is an error on both") {
   Ranks r(6);
   r.refused = 1;
-  r.run(3, 16, [&](int rank) {
-    return moe::MoELayer(moe::Linear(r.p.gate_view()), top3, r.shard(rank), r.executor(rank));
-  });
+  r.run(3, 16,
+        [&](int rank) { return moe::MoELayer(moe::Linear(r.p.gate_view()), top3, r.shard(rank), r.executor(rank)); });
   CHECK(r.error(0) == "loopback: another rank failed");
   CHECK(r.error(1) == "moe::MoELayer::forward: max_slots: expected 0 to 3, found 100");
 }
 TEST_CASE("a rank whose storage holds another number of experts is refused") {
   Ranks r(2);
-  CHECK(message_of([&] {
-          moe::MoELayer(moe::Linear(r.p.gate_view()), top3, r.p.storage(), r.executor(0));
-        }) == "moe::MoELayer: experts in the storage: expected 3, found 6");
+  CHECK(message_of([&] { moe::MoELayer(moe::Linear(r.p.gate_view()), top3, r.p.storage(), r.executor(0)); }) ==
+        "moe::MoELayer: experts in the storage: expected 3, found 6");
 }
 TEST_CASE("rows of a rank draw the random numbers of their place among the rows of all") {
   oracle::Random random(809);

@@ -30,7 +30,7 @@ struct Doubler {
       const moe::RowContext row = call.context.at(t, {});
       log->positions.push_back(row.position);
       for (int i = 0; i < 3; ++i)
-        call.y.row(t)[i] = 2 * call.x.row(t)[i] + static_cast<float>(row.token + 1 + 10 * row.rule);
+        call.y.floats().row(t)[i] = 2 * call.x.row(t)[i] + static_cast<float>(row.token + 1 + 10 * row.rule);
     }
   }
 };

@@ -12,8 +12,8 @@
 #define MOE_HD
 #endif
 
-// Before a template marked MOE_HD that calls its argument: nvcc checks the argument's marks for both sides, though only one
-// calls it.
+// Before a template marked MOE_HD that calls its argument: nvcc checks the argument's marks for both sides, though only
+// one calls it.
 #if defined(__CUDACC__)
 #define MOE_CALLS_ARGUMENT _Pragma("nv_exec_check_disable")
 #else

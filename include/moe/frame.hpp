@@ -57,8 +57,8 @@ struct Dims {
   int tokens = 0, hidden = 0, ffn = 0, logits = 0, experts = 0, slots = 0;
 };
 
-/// What the layer, its policies and every executor know of one call; all of it inside the caller's workspace. An executor
-/// that works in more derives its own frame: what `carve` returns.
+/// What the layer, its policies and every executor know of one call; all of it inside the caller's workspace. An
+/// executor that works in more derives its own frame: what `carve` returns.
 template <class M = host_memory>
 struct Frame {
   Dims dims;
@@ -77,9 +77,9 @@ struct Frame {
 /// What a gate computes and works in.
 template <class M = host_memory>
 struct GateCall {
-  ConstElementView<M> in;         // [T,H']
-  View<float, M> logits;          // [T,L], the result
-  View<float, M> scratch{};       // [T, columns that the gate asks for]
+  ConstElementView<M> in;           // [T,H']
+  View<float, M> logits;            // [T,L], the result
+  View<float, M> scratch{};         // [T, columns that the gate asks for]
   View<const float, M> state_in{};  // [T,R] of the layer before; none: zero
   View<float, M> state_out{};       // [T,R] for the layer after; none: not wanted
   const int* modalities = nullptr;  // [T], as RouteContext's
@@ -109,8 +109,8 @@ struct Call {
   ConstElementView<M> x{};         // [T,H] what the experts see: float, bf16 or f16
   ElementView<M> y{};              // [T,H] result, overwritten: rounded once where it is narrower than float
   ConstElementView<M> x_router{};  // [T,H'] what the gate sees, if not x
-  View<const float, M> logits{};    // [T,L] instead of the gate
-  RoutingTable<M> table{};          // [T,K] instead of gate and router; read only
+  View<const float, M> logits{};   // [T,L] instead of the gate
+  RoutingTable<M> table{};         // [T,K] instead of gate and router; read only
   RouteContext<M> context{};
   int max_slots = 0;                       // slots per token in this call; 0: the router's own
   View<const float, M> router_state_in{};  // [T,R] of the layer before, for gates that carry a state; none: zero

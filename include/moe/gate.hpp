@@ -90,12 +90,12 @@ NormalisedLinear(View<T, M>, const float*, float) -> NormalisedLinear<M>;
 /// The weights of a CarriedMlp, kept alive by the caller; R is the width of the state.
 template <class M = host_memory>
 struct CarriedMlpWeights {
-  ConstElementView<M> enter;         // [R,H]
+  ConstElementView<M> enter;          // [R,H]
   const float* enter_bias = nullptr;  // [R]
   const float* carried = nullptr;     // [R], multiplies the state of the layer before; null: 1
   const float* norm = nullptr;        // [R]
   float norm_eps = 1e-5f;
-  ConstElementView<M> first;         // [R,R]
+  ConstElementView<M> first;          // [R,R]
   const float* first_bias = nullptr;  // [R]
   ConstElementView<M> second;
   const float* second_bias = nullptr;
@@ -170,9 +170,9 @@ template <class T, class U, class M>
 ResidualLinear(View<T, M>, View<U, M>) -> ResidualLinear<M>;
 
 /// A gate for each modality, chosen row by row: logits_t = W_m x_t + b_m, where m is the modality of row t (Ming-Omni's
-/// MultiRouter). `weight` [modalities L, H] and `bias` [modalities L] stand below each other in the order of modalities;
-/// the caller keeps both alive. A modality that is none of the model's, and a call that names none, is the first. Costs
-/// the gates of all modalities for each row of a call that names them.
+/// MultiRouter). `weight` [modalities L, H] and `bias` [modalities L] stand below each other in the order of
+/// modalities; the caller keeps both alive. A modality that is none of the model's, and a call that names none, is the
+/// first. Costs the gates of all modalities for each row of a call that names them.
 template <class M = host_memory>
 class LinearByModality {
  public:

@@ -57,11 +57,12 @@ MOE_HD inline float counter_random(std::uint64_t seed, int position, std::uint32
 
 struct RowContext;
 
-/// Logits of experts that are not resident, lowered by a loss as they are read: no copy of the row, whatever its length.
+/// Logits of experts that are not resident, lowered by a loss as they are read: no copy of the row, whatever its
+/// length.
 struct LoweredLogits {
   const RowContext* row = nullptr;  // whose residency counts
   float loss = 0;
-  int experts = 0;                // ids from here on cost no read
+  int experts = 0;               // ids from here on cost no read
   Row<const ExpertId> spared{};  // are read as they are
 
   MOE_HD float operator()(ExpertId e, float logit) const noexcept;
@@ -106,8 +107,9 @@ struct RowContext {
   int picks = -1;  // the most choices of this row; negative: as many as the call's
   std::uint64_t seed = 0;
   bool decode = false;
-  const std::uint32_t *resident_bits = nullptr, *allowed_bits = nullptr;  // by outermost id; null: not known, all allowed
-  const InnerIds* ids = nullptr;                                          // null: ids are the outermost ones
+  const std::uint32_t *resident_bits = nullptr,
+                      *allowed_bits = nullptr;  // by outermost id; null: not known, all allowed
+  const InnerIds* ids = nullptr;                // null: ids are the outermost ones
 
   /// Uniform in [0, 1): a pure function of the call's seed, the row's position and `salt`.
   MOE_HD float random(std::uint32_t salt) const noexcept { return counter_random(seed, position, salt); }
@@ -195,7 +197,7 @@ struct Column {
   Row<const int> entries;
   Row<Slot> slots;  // of the whole table, by entry
   int slots_per_row = 1;
-  int tokens = 0;  // of the call
+  int tokens = 0;     // of the call
   int first_row = 0;  // of these tokens in the whole call
   std::uint64_t seed = 0;
   const int* positions = nullptr;  // [T]

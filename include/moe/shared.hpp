@@ -128,7 +128,8 @@ struct RouterWeightedShared {
   void weigh(const X& executor, Frame<M>& f, ConstElementView<M>, Frame<M>& routed) const {
     if (routed.routing_logits.data == nullptr && f.dims.tokens > 0)
       raise(Error("moe::RouterWeightedShared", "the call", "logits, by the gate or in the call", "a table"));
-    executor.rows(f, f.dims.tokens, detail::WeighByRouter<Router, M>{router, routed.routing_logits, routed.table, f.logits, f.table});
+    executor.rows(f, f.dims.tokens,
+                  detail::WeighByRouter<Router, M>{router, routed.routing_logits, routed.table, f.logits, f.table});
   }
 };
 

@@ -307,8 +307,7 @@ class BasicElementView {
   /// No matrix, of some size.
   MOE_HD constexpr BasicElementView(std::nullptr_t, int r, int c) : rows(r), cols(c), stride(c) {}
   template <class T>
-  requires fits<T> MOE_HD constexpr BasicElementView(T* d, int r, int c)
-      : BasicElementView(d, r, c, c) {}
+  requires fits<T> MOE_HD constexpr BasicElementView(T* d, int r, int c) : BasicElementView(d, r, c, c) {}
   template <class T>
   requires fits<T> MOE_HD constexpr BasicElementView(T* d, int r, int c, std::ptrdiff_t s)
       : data(d), type(element_type_of<std::remove_const_t<T>>()), rows(r), cols(c), stride(s) {}

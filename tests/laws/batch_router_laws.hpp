@@ -66,8 +66,8 @@ void survives_every_batch(const R& router) {
     }
     CHECK(is_sound(router, route(router, logits)));
   }
-  CHECK(is_sound(router,
-                 route(router, std::vector<float>(static_cast<std::size_t>(7 * moe::num_logits(router)), not_a_number))));
+  CHECK(is_sound(
+      router, route(router, std::vector<float>(static_cast<std::size_t>(7 * moe::num_logits(router)), not_a_number))));
 }
 template <class R>
 void uses_only_what_is_allowed(const R& router) {

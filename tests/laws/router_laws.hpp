@@ -354,8 +354,8 @@ void picks_only_what_is_allowed(const R& router) {
 template <class R>
 void nothing_allowed_gives_no_slot(const R& router) {
   const std::vector<std::uint32_t> mask(static_cast<std::size_t>(moe::num_experts(router) + 31) / 32, 0u);
-  CHECK(
-      choose(router, std::vector<float>(static_cast<std::size_t>(moe::num_logits(router)), 1.0f), -1, mask.data()).empty());
+  CHECK(choose(router, std::vector<float>(static_cast<std::size_t>(moe::num_logits(router)), 1.0f), -1, mask.data())
+            .empty());
 }
 
 /// Weights against the oracle's text of the same rule.

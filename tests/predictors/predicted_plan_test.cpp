@@ -15,8 +15,8 @@ std::vector<float> path_logits(const Stack& stack, float sign) {
   std::vector<float> logits(static_cast<std::size_t>(layers * experts));
   for (int l = 0; l < layers; ++l) {
     moe::Frame<> none;
-    stack.all[static_cast<std::size_t>(l)].gate().logits(
-        moe::Cpu{.threads = 1}, none, {stack.call().x, {logits.data() + l * experts, 1, experts}});
+    stack.all[static_cast<std::size_t>(l)].gate().logits(moe::Cpu{.threads = 1}, none,
+                                                         {stack.call().x, {logits.data() + l * experts, 1, experts}});
   }
   for (float& logit : logits) logit *= sign;
   return logits;

@@ -291,7 +291,8 @@ TEST_CASE("dropping never changes an id, only marks it as dropped") {
     const Case c = arbitrary_case();
     const std::vector<int> before = ids_of_all(chosen(c.rule, c.logits));
     const std::vector<int> after = ids_of_all(routed(c.rule, c.logits, c.context));
-    for (std::size_t i = 0; i < after.size(); ++i) RC_ASSERT(after[i] == before[i] || after[i] == moe::dropped(before[i]));
+    for (std::size_t i = 0; i < after.size(); ++i)
+      RC_ASSERT(after[i] == before[i] || after[i] == moe::dropped(before[i]));
   }));
 }
 TEST_CASE("who is kept by position in token order is a prefix of the column") {

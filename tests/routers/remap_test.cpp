@@ -192,7 +192,8 @@ TEST_CASE("thousands of experts can be renumbered") {
 TEST_CASE("a renumbered router may be renumbered again, and keep to a part in between") {
   oracle::Random random(12);
   CAPTURE(random.seed);
-  const std::vector<moe::ExpertId> first = {3, 0, -1, 2, 1, 2, 0, 1}, second = {1, 0, -1, 2}, both = {2, 1, -1, -1, 0, -1, 1, 0};
+  const std::vector<moe::ExpertId> first = {3, 0, -1, 2, 1, 2, 0, 1}, second = {1, 0, -1, 2},
+                                   both = {2, 1, -1, -1, 0, -1, 1, 0};
   using Twice = moe::RemapRouter<Remapped>;
   const Twice twice{{{.experts = experts, .k = 3}, row(first), 4}, row(second), 3};
   const Remapped once{{.experts = experts, .k = 3}, row(both), 3};

@@ -90,7 +90,9 @@ std::vector<std::pair<int, double>> expected(const TopK& r, const std::vector<fl
 
 /// Scores are within about 12 roundings of the exact ones and sums add one for each term, so 2^-24 * 2 * (E + 12)
 /// bounds the relative error of every weight.
-double bound(const TopK& r, double weight) { return std::ldexp(2.0 * (moe::num_logits(r) + 12), -24) * std::fabs(weight); }
+double bound(const TopK& r, double weight) {
+  return std::ldexp(2.0 * (moe::num_logits(r) + 12), -24) * std::fabs(weight);
+}
 
 /// Logits that are 1/16 apart, so that float and double order scores alike.
 std::vector<float> separated(oracle::Random& random, int n) {
@@ -236,10 +238,8 @@ TEST_CASE("groups by the hundred, and groups of one, are chosen as sorting says"
                40 + kept + size);
 }
 TEST_CASE("a group's score by two best is that of its only usable expert, whatever the mask left out") {
-  const TopK router{.experts = 6,
-                    .k = 1,
-                    .score = Score::sigmoid,
-                    .groups = {.count = 2, .kept = 1, .by = GroupLimit::By::two_best}};
+  const TopK router{
+      .experts = 6, .k = 1, .score = Score::sigmoid, .groups = {.count = 2, .kept = 1, .by = GroupLimit::By::two_best}};
   const std::vector<float> logits{3, 9, 9, -1, -1, -1};  // 0.95 alone, or 0.27 + 0.27
   const std::uint32_t mask = 0b111001;
   CHECK(router_laws::ids(choose(router, logits, -1, &mask)) == std::vector<int>{0});
@@ -248,8 +248,7 @@ TEST_CASE("a group's score by two best is that of its only usable expert, whatev
 }
 TEST_CASE("the modality of a row chooses its selection bias") {
   const std::vector<float> bias{0, 0, 0, 5, 0, 0, 0, 5, 0};  // [3 modalities, 3 experts]
-  const TopK router{
-      .experts = 3, .k = 1, .score = Score::sigmoid, .bias = {.by_modality = {bias.data(), 3, 3}}};
+  const TopK router{.experts = 3, .k = 1, .score = Score::sigmoid, .bias = {.by_modality = {bias.data(), 3, 3}}};
   const std::vector<float> logits{2, 1, 0};
   const auto chosen = [&](int modality) {
     moe::RowContext context;
@@ -263,7 +262,7 @@ TEST_CASE("the modality of a row chooses its selection bias") {
   CHECK(chosen(0) == 0);
   CHECK(chosen(1) == 0);
   CHECK(chosen(2) == 1);
-  CHECK(chosen(3) == 0);   // none of the model's: text
+  CHECK(chosen(3) == 0);  // none of the model's: text
   CHECK(chosen(-1) == 0);
 }
 TEST_CASE("property: chosen experts lie in at most the kept groups, as sorting says") {

@@ -116,7 +116,8 @@ struct CpuExecutor {
     });
   }
 
-  /// Row t of sums is the partial row of its first slot: `combine` reads all slots of some columns before it writes them.
+  /// Row t of sums is the partial row of its first slot: `combine` reads all slots of some columns before it writes
+  /// them.
   View<float, memory> sums(CpuFrame& f) const noexcept { return first_slots(f); }
   void narrow(CpuFrame& f, View<const float> from, ElementView<memory> to) const {
     const cpu::NarrowKernel kernel = cpu::narrow_kernel(isa);

@@ -16,7 +16,7 @@ struct CallFacts {
   int state_columns = 0;
   Uses uses = Uses::nothing;
   bool any_element = true;  // whether the executor takes other types than float32
-  bool row_by_row = true;  // whether the router decides each row on its own
+  bool row_by_row = true;   // whether the router decides each row on its own
 };
 
 template <class M>

@@ -78,8 +78,7 @@ struct LayerParts {
     if constexpr (has_gate) require_equal(where, "rows of the gate", num_logits(router), gate.outputs());
     require_equal(where, "gated experts (1 yes, 0 no)", int{Form::activation::gated}, int{s.gated});
     check_options(router);
-    if (max_slots(router) < 1)
-      raise(Error(where, "slots per token", "at least 1", std::to_string(max_slots(router))));
+    if (max_slots(router) < 1) raise(Error(where, "slots per token", "at least 1", std::to_string(max_slots(router))));
     if constexpr (enveloped<Form>) require_equal(where, "width of the envelope", s.hidden, form.envelope.width());
     if constexpr (requires { form.output.check(hidden()); }) form.output.check(hidden());
     if constexpr (shared_experts) {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include <moe/router_hooks.hpp>
 #include <moe/error.hpp>
+#include <moe/router_hooks.hpp>
 #include <moe/routers/largest.hpp>
 
 namespace moe {

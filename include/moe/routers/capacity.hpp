@@ -21,9 +21,9 @@ enum class Drop {
 /// A column rule around any token router: an expert computes at most C = max(ceil(T k factor / E), minimum) rows, and
 /// never more than T. Fedus et al. 2021; DeepSpeed-MoE (`sharded_moe.py`); Lepikhin et al. 2020.
 ///
-/// A dropped choice keeps its place in the row with id `dropped(expert)` and weight 0; the layer's output for a row that lost all its
-/// choices is zero. A pure function of the call: neither threads nor the memory of the machine matter. O(k T) by
-/// position, else O(T), for all experts together; no memory.
+/// A dropped choice keeps its place in the row with id `dropped(expert)` and weight 0; the layer's output for a row
+/// that lost all its choices is zero. A pure function of the call: neither threads nor the memory of the machine
+/// matter. O(k T) by position, else O(T), for all experts together; no memory.
 template <class Inner>
 struct Capacity {
   Inner inner;

@@ -60,7 +60,8 @@ struct NullExperts {
     if (k < 1 || k > all) raise(Error(where, "k", concat("1 to the ", all, " experts"), std::to_string(k)));
     const int most = k < moe::num_experts(inner) ? k : moe::num_experts(inner);
     if (moe::max_slots(inner) < most)
-      raise(Error(where, "choices of the router inside", concat("at least ", most), std::to_string(moe::max_slots(inner))));
+      raise(Error(where, "choices of the router inside", concat("at least ", most),
+                  std::to_string(moe::max_slots(inner))));
   }
 
  private:

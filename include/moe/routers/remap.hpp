@@ -10,8 +10,8 @@
 namespace moe {
 
 /// A router for a layer whose experts were pruned or merged: `inner` decides among the experts that its gate was
-/// trained for, and `to` says what became of each of them. Costs a look-up
-/// in `to` for each id that the inner router asks about.
+/// trained for, and `to` says what became of each of them. Costs a look-up in `to` for each id that the inner router
+/// asks about.
 ///
 ///   to[e] = -1         expert e is gone: masked before `inner` chooses, as if its logit were minus infinity, so that
 ///                      weights are those of a checkpoint whose gate rows were cut (Kim et al. 2021, pruning)

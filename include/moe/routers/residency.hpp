@@ -19,15 +19,20 @@ MOE_HD inline bool costs_no_read(const RowContext& row, ExpertId e, int experts)
 /// Whether every router of a chain reads its logits from the row context, where they may be lowered.
 template <class R>
 constexpr bool reads_context() {
-  if constexpr (Decorator<R>) return ContextSelect<R> && reads_context<inner_of<R>>();
-  else return ContextSelect<R>;
+  if constexpr (Decorator<R>)
+    return ContextSelect<R> && reads_context<inner_of<R>>();
+  else
+    return ContextSelect<R>;
 }
 /// Whether some router of a chain lowers logits.
 template <class R>
 constexpr bool lowers_logits() {
-  if constexpr (requires { R::lowers_logits; }) return true;
-  else if constexpr (Decorator<R>) return lowers_logits<inner_of<R>>();
-  else return false;
+  if constexpr (requires { R::lowers_logits; })
+    return true;
+  else if constexpr (Decorator<R>)
+    return lowers_logits<inner_of<R>>();
+  else
+    return false;
 }
 }  // namespace detail
 
@@ -78,7 +83,8 @@ struct PreferResident {
   static_assert(detail::reads_context<Inner>(),
                 "moe::PreferResident: the router inside must read logits from its row, so it needs `int select(const "
                 "RowContext&, Row<Slot>) const noexcept` (docs/policies.md#router)");
-  static_assert(!detail::lowers_logits<Inner>(), "moe::PreferResident: there is one inside already; add up their losses");
+  static_assert(!detail::lowers_logits<Inner>(),
+                "moe::PreferResident: there is one inside already; add up their losses");
   static constexpr int most_always = 16;  // because `select` may not allocate
   static constexpr bool lowers_logits = true;
   static constexpr Uses uses = uses_of<Inner>() | Uses::residency;

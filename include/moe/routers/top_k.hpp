@@ -96,8 +96,8 @@ class TopKKeys {
   bool by_score_;
   GroupLimit groups_;
   int group_size_;
-  std::uint64_t open_ = 0;   // a bit for each of the first groups
-  int last_ = -1;            // the worst group that is open
+  std::uint64_t open_ = 0;  // a bit for each of the first groups
+  int last_ = -1;           // the worst group that is open
   float last_score_ = 0;
 };
 
