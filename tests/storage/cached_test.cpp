@@ -1,3 +1,7 @@
+#include <chrono>
+#include <optional>
+#include <thread>
+
 #include <doctest/doctest.h>
 
 #include "counted_cache.hpp"
@@ -70,6 +74,36 @@ TEST_CASE("a layer that goes while its reads are under way waits for them") {
     { moe::Cached{cache, moe::Background{Source{weights.packed<moe::bf16>(), &plan}, 2}}.expect(guess); }
     CHECK(plan.reads == 3);
   }
+}
+
+TEST_CASE("a layer that goes while its source is being asked waits until nobody is inside, though all was answered") {
+  struct Lingering {
+    using layout = Source::layout;
+    using formats = Source::formats;
+    moe::Packed<moe::bf16> source;
+    std::atomic<int>* inside;
+    moe::ExpertShape shape() const noexcept { return source.shape(); }
+    int num_experts() const noexcept { return source.num_experts(); }
+    std::size_t bytes(int format) const noexcept { return source.bytes(format); }
+    void read(const moe::ReadRequest& request) const {
+      source.read(request);
+      ++*inside;
+      inside->notify_all();
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      --*inside;
+    }
+  };
+  const fixture::RandomExperts weights(shape, experts, 1);
+  std::atomic<int> inside{0};
+  const moe::ExpertCache cache{slots(3)};
+  std::optional<moe::Cached<Lingering>> layer;
+  layer.emplace(cache, Lingering{weights.packed<moe::bf16>(), &inside});
+  const std::vector<moe::PlannedExpert> plan{{0, 1, 1}, {0, 2, 1}};
+  std::thread planner([&] { cache.plan(plan); });
+  inside.wait(0);
+  layer.reset();
+  CHECK(inside == 0);
+  planner.join();
 }
 
 TEST_CASE("a call that ends early gives back what it claimed") {

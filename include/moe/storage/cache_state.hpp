@@ -47,19 +47,19 @@ struct CacheState {
   struct Cell {
     CacheState* state = nullptr;
     int slot = -1;
-    LayerSource source;
     std::string error;  // its own text: a copied exception shares it between threads
   };
 
   std::mutex mutex;
   std::condition_variable changed;
-  int waiting = 0;  // threads, for a change
+  int waiting = 0, leaving = 0;  // threads that wait for a change: calls, and layers that go
   const CacheOptions options;
   SlotTable table;
   std::vector<std::size_t> record_bytes;  // [formats] of the slots
   Slots memory;
   std::vector<Cell> cells;           // [slot]
   std::vector<LayerSource> sources;  // [layer]
+  std::vector<int> asking;           // [layer] threads inside its source
 
   /// Slots are cut when the first layer joins, and again for larger records while they are unused.
   int join(const LayerSource& source, int experts, std::span<const std::size_t> bytes) {
@@ -73,14 +73,15 @@ struct CacheState {
       grow(std::move(slot_bytes));
     }
     sources.push_back(source);
+    asking.push_back(0);
     return table.add_layer(experts);
   }
-  /// Waits for loads under way and empties the layer's slots.
+  /// Waits for loads under way, and for who is inside the layer's source, and empties its slots.
   void leave(int layer) noexcept {
     std::unique_lock lock(mutex);
-    ++waiting;
-    changed.wait(lock, [&] { return table.loading(layer) == 0; });
-    --waiting;
+    ++leaving;
+    changed.wait(lock, [&] { return table.loading(layer) == 0 && asking[static_cast<std::size_t>(layer)] == 0; });
+    --leaving;
     table.remove_layer(layer);
   }
 
@@ -94,23 +95,23 @@ struct CacheState {
       cell.error = error->what();
     state.wake();
   }
-  /// Starts loads without the lock: a source may answer at once, on this thread.
+  /// Starts loads, each without the lock: a source may answer at once, on this thread. It may also answer before it
+  /// returns from being asked, so a layer does not go while somebody asks.
   void start(const LoadList& loads, std::unique_lock<std::mutex>& lock) {
-    if (loads.empty()) return;
-    lock.unlock();
     for (int s = loads.first; s >= 0;) {
       const CacheSlot& slot = table.slot(s);
-      Cell& cell = cells[static_cast<std::size_t>(s)];
+      const auto layer = static_cast<std::size_t>(slot.layer);
+      const LayerSource source = sources[layer];
       const Urgency urgency = slot.loaded_for == For::need ? Urgency::now : Urgency::later;
+      Cell& cell = cells[static_cast<std::size_t>(s)];
       const ReadRequest request{slot.expert, slot.format, nullptr, &CacheState::loaded, &cell, urgency};
       s = slot.next;
-      memory.read(cell.source, request, cell.slot);
+      ++asking[layer];
+      lock.unlock();
+      memory.read(source, request, cell.slot);
+      lock.lock();
+      if (--asking[layer] == 0 && leaving > 0) changed.notify_all();
     }
-    lock.lock();
-  }
-  void append(int s, LoadList& loads) noexcept {
-    cells[static_cast<std::size_t>(s)].source = sources[static_cast<std::size_t>(table.slot(s).layer)];
-    table.append(s, loads);
   }
 
   /// Until something has changed.
@@ -123,7 +124,7 @@ struct CacheState {
   }
   /// Something has changed. Asked under the lock, for every pin that goes: nearly always nobody waits.
   void wake() noexcept {
-    if (waiting > 0) changed.notify_all();
+    if (waiting + leaving > 0) changed.notify_all();
   }
 
   bool may_guess() const noexcept {
@@ -136,7 +137,7 @@ struct CacheState {
     while (may_guess()) {
       const int slot = table.claim_planned();
       if (slot < 0) break;
-      append(slot, loads);
+      table.append(slot, loads);
     }
   }
 
@@ -199,7 +200,7 @@ struct CacheState {
     memory.allocate(sizes);
     table.cut(std::move(limits));
     record_bytes = std::move(bytes);
-    for (std::size_t s = 0; s < sizes.size(); ++s) cells.push_back({this, static_cast<int>(s), {}, {}});
+    for (std::size_t s = 0; s < sizes.size(); ++s) cells.push_back({this, static_cast<int>(s), {}});
   }
   void check_slots(const SlotLimits& limits, std::size_t format, std::size_t bytes) const {
     const int slots = limits.slots[format];

@@ -165,7 +165,7 @@ class Cached {
       if (best.expert < 0) break;
       const int slot = state.table.claim_guess(layer(), best);
       if (slot < 0) break;
-      state.append(slot, loads);
+      state.table.append(slot, loads);
     }
     state.start(loads, lock);
     return missing;
@@ -267,7 +267,7 @@ class Cached {
           hurry(member_->source, &state.cells[static_cast<std::size_t>(coming)]);
         continue;
       }
-      if (const int slot = state.table.claim(layer(), need, wave.ticket); slot >= 0) state.append(slot, loads);
+      if (const int slot = state.table.claim(layer(), need, wave.ticket); slot >= 0) state.table.append(slot, loads);
     }
     state.claim_plan(loads);
     return loads;
