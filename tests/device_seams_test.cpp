@@ -38,7 +38,7 @@ struct Pair {
   Pair() : random(515), p({.tokens = 6, .experts = 8, .k = 3}, random) {}
 
   /// y on the host and on the device; `spoil` is called when both layers are made.
-  template <class Router, class Form = moe::ExpertForm<moe::SwiGlu>, class Spoil>
+  template <class Executor = guarded::Executor, class Router, class Form = moe::ExpertForm<moe::SwiGlu>, class Spoil>
   void give_the_same_bits(const Router& router, const Form& form, const Spoil& spoil, moe::Call<> host_call = {},
                           moe::Call<guarded::memory> call = {}) {
     const std::vector<float> bias_of_host = bias;
@@ -47,7 +47,7 @@ struct Pair {
     const moe::MoELayer on_host(host_gate, router, p.storage(), moe::Cpu{.threads = 1}, form);
     const std::vector<float> expected = forward(on_host, p, host_call);
 
-    const moe::MoELayer layer(device_gate, router, guarded::Resident<float>(p.source()), guarded::Executor{}, form);
+    const moe::MoELayer layer(device_gate, router, guarded::Resident<float>(p.source()), Executor{}, form);
     spoil();
     std::fill(bias.begin(), bias.end(), not_a_number);
     const std::vector<float> y(p.x.size(), not_a_number);
@@ -81,6 +81,16 @@ TEST_CASE("a layer on the device gives the host's bits in four launches") {
   Pair pair;
   pair.give_the_same_bits(TopK{.experts = 8, .k = 3}, swiglu, nothing);
   CHECK(pair.launches == 4);  // gate, route and group, experts, combine
+}
+TEST_CASE(
+    "an executor that computes experts and their sum at once saves a launch, but not where a norm stands between") {
+  Pair pair;
+  pair.give_the_same_bits<guarded::FusingExecutor>(TopK{.experts = 8, .k = 3}, swiglu, nothing);
+  CHECK(pair.launches == 3);  // gate, route and group, experts and their sum
+  const moe::ExpertForm<moe::SwiGlu> with_norm{.expert_norm_eps = 1e-5f};
+  Pair other;
+  other.give_the_same_bits<guarded::FusingExecutor>(TopK{.experts = 8, .k = 3}, with_norm, nothing);
+  CHECK(other.launches == 5);  // gate, route and group, experts, norms, combine
 }
 TEST_CASE("a column rule groups twice, each time in the launch that fills the table") {
   Pair pair;

@@ -205,6 +205,22 @@ struct Executor {
     return f.mask;
   }
 
+ protected:
+  static moe::CpuFrame inside_of(const Frame& f) {
+    moe::CpuFrame h;
+    h.dims = f.dims;
+    h.ids = f.ids;
+    h.table = {inside(f.table.slots), f.table.count};
+    h.dispatch.offset = f.dispatch.offset;
+    h.dispatch.entry = f.dispatch.entry;
+    h.dispatch.row = f.dispatch.row;
+    h.partial = inside(f.partial);
+    h.needs = f.needs;
+    h.intermediate = inside(f.intermediate);
+    h.active = {f.active, f.dims.experts};
+    return h;
+  }
+
  private:
   struct Upload {
     template <class T>
@@ -224,23 +240,23 @@ struct Executor {
     v.cols = columns;
     return v;
   }
-  static moe::CpuFrame inside_of(const Frame& f) {
-    moe::CpuFrame h;
-    h.dims = f.dims;
-    h.ids = f.ids;
-    h.table = {inside(f.table.slots), f.table.count};
-    h.dispatch.offset = f.dispatch.offset;
-    h.dispatch.entry = f.dispatch.entry;
-    h.dispatch.row = f.dispatch.row;
-    h.partial = inside(f.partial);
-    h.needs = f.needs;
-    h.intermediate = inside(f.intermediate);
-    h.active = {f.active, f.dims.experts};
-    return h;
-  }
   static void group_inside(const Frame& f) {
     moe::CpuFrame h = inside_of(f);
     moe::group_by_expert(h.table, h.ids, h.dispatch);
+  }
+};
+
+/// The experts of a call and the sum over each row's slots in one launch.
+struct FusingExecutor : Executor {
+  template <class Formats, class Form>
+  void experts_and_combine(Frame& f, moe::View<const float, memory> in, moe::Row<const moe::ExpertRef> refs,
+                           Formats list, const moe::ExpertShape& s, const Form& form,
+                           moe::View<float, memory> y) const {
+    launch(*f.queue, [&] {
+      moe::CpuFrame h = inside_of(f);
+      cpu.experts(h, inside(in), refs, list, s, form, {});
+      cpu.combine(h, inside(in), form, inside(y), false);
+    });
   }
 };
 

@@ -10,6 +10,7 @@
 #include <moe/routers/noisy.hpp>
 #include <moe/routers/null_experts.hpp>
 #include <moe/routers/relu.hpp>
+#include <moe/routers/remap.hpp>
 #include <moe/routers/residency.hpp>
 #include <moe/routers/self_contrast.hpp>
 #include <moe/routers/sensitivity_gate.hpp>
@@ -32,6 +33,7 @@ inline constexpr Promises free{false, false, false};
 
 inline constexpr float biases[12] = {0, .5f, 0, -.5f, 0, 1, 0, -1, 0, .25f, 0, -.25f};
 inline constexpr float thresholds[12] = {0, .5f, 0, -.5f, 0, 1, 0, -1, 0, .25f, 0, -.25f};
+inline constexpr int merged[12] = {4, 0, -1, 1, 2, 2, 3, 0, 5, 6, 7, -1};
 inline constexpr int token_experts[8] = {0, 1, 5, 5, 2, 0, 11, 4};  // [4 tokens, 2]
 
 /// Calls f(name, router, promises) for each.
@@ -73,9 +75,13 @@ void for_each(F&& f) {
   f("Noisy", Noisy<TopK>{.inner = top3, .training = true}, Promises{false, false, true});
   f("SelfContrast", SelfContrast<TopK>{top3, {StreamRule::top(3), StreamRule::rank(2)}}, Promises{true, false, false});
   f("Capacity", Capacity<TopK>{.inner = top3}, Promises{});
+  f("RemapRouter", RemapRouter<TopK>{top3, {merged, 12}, 8}, free);
+  f("PartRouter", PartRouter<TopK>{top3, 4}, Promises{true, false, true});
 
   f("ExpertSkip of NullExperts", ExpertSkip<NullExperts<TopK>>{{{.experts = 8, .k = 3}, 4, 3}, 0.3f},
     Promises{true, false, false});
+  f("SkipAbsent of RemapRouter of PartRouter",
+    SkipAbsent<RemapRouter<PartRouter<TopK>>>{{{top3, 4}, {merged, 12}, 8}, 0.3f}, free);
   f("ExitRouter of SensitivityGate of MixedExperts",
     ExitRouter<SensitivityGate<MixedExperts<TopK>>>{{{{.experts = 11, .k = 3}, 2, 1, 1}, 0.2f}},
     Promises{true, false, false});
