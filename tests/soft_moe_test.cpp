@@ -146,6 +146,12 @@ TEST_CASE("SoftMoE without preferences gives every row the same result") {
 TEST_CASE("SoftMoE has the same bits for every number of threads") {
   CHECK(bits(problem(33).run(1)) == bits(problem(33).run(3)));
 }
+TEST_CASE("SoftMoE of one expert with one slot gives every row what the mixture of all rows gives") {
+  const Soft one{{.tokens = 5, .hidden = 36, .ffn = 20, .experts = 1, .k = 1}, 1, 5};
+  const std::vector<float> y = one.run();
+  CHECK(one.wrong_rows(y) == 0);
+  for (int t = 1; t < 5; ++t) CHECK(bits(view(y, 36).row(t)) == bits(view(y, 36).row(0)));
+}
 TEST_CASE("SoftMoE computes nothing for no rows") { CHECK(problem(0).run().empty()); }
 TEST_CASE("SoftMoE asks for every expert once, however many slots it has") {
   const Soft s = problem(9, 3);

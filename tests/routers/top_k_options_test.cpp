@@ -94,13 +94,16 @@ double bound(const TopK& r, double weight) {
   return std::ldexp(2.0 * (moe::num_logits(r) + 12), -24) * std::fabs(weight);
 }
 
-/// Logits that are 1/16 apart, so that float and double order scores alike.
+/// Logits that are 1/16 apart, or 1/64 where there are many, so that float and double order scores alike: within [-4,
+/// 4) neither a sigmoid nor an exponential saturates.
 std::vector<float> separated(oracle::Random& random, int n) {
-  std::vector<int> steps(128);
-  std::iota(steps.begin(), steps.end(), -64);
+  const int count = std::max(n, 128);
+  std::vector<int> steps(static_cast<std::size_t>(count));
+  std::iota(steps.begin(), steps.end(), -count / 2);
   std::shuffle(steps.begin(), steps.end(), random.engine);
   std::vector<float> logits;
-  for (int i = 0; i < n; ++i) logits.push_back(static_cast<float>(steps[static_cast<std::size_t>(i)]) / 16);
+  for (int i = 0; i < n; ++i)
+    logits.push_back(static_cast<float>(steps[static_cast<std::size_t>(i)]) / (count > 128 ? 64.0f : 16.0f));
   return logits;
 }
 void agrees(const TopK& router, std::uint64_t seed) {
@@ -245,6 +248,11 @@ TEST_CASE("a group's score by two best is that of its only usable expert, whatev
   CHECK(router_laws::ids(choose(router, logits, -1, &mask)) == std::vector<int>{0});
   const std::vector<float> close{0, 9, 9, -0.5f, -0.5f, -9};  // 0.5 alone, against 0.38 + 0.38
   CHECK(router_laws::ids(choose(router, close, -1, &mask)) == std::vector<int>{3});
+}
+TEST_CASE("an infinite logit weighs as the largest number, and NaN nothing, where logits are weights") {
+  const auto picks = choose(TopK{.experts = 3, .k = 3, .score = Score::logit}, {-infinity, 1, not_a_number});
+  CHECK(router_laws::ids(picks) == std::vector<int>{1, 0, 2});
+  CHECK(router_laws::weights(picks) == std::vector<float>{1, -moe::largest_float, 0});
 }
 TEST_CASE("the modality of a row chooses its selection bias") {
   const std::vector<float> bias{0, 0, 0, 5, 0, 0, 0, 5, 0};  // [3 modalities, 3 experts]
