@@ -251,7 +251,7 @@ using f32 = float;
 enum class ElementType { float32, bfloat16, float16 };
 
 template <class T>
-constexpr ElementType element_type_of() {
+MOE_HD constexpr ElementType element_type_of() {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, bf16> || std::is_same_v<T, f16>,
                 "moe: elements are float, moe::bf16 or moe::f16");
   if constexpr (std::is_same_v<T, bf16>) return ElementType::bfloat16;
