@@ -155,7 +155,7 @@ constexpr bool has_column_rule() {
 }
 template <class R>
 MOE_HD inline void admit(const R& router, const Column& column) noexcept {
-  if constexpr (has_column_rule<R>()) detail::owner<detail::has_admit>(router).admit(column);
+  if constexpr (detail::Has<detail::has_admit, R>) detail::owner<detail::has_admit>(router).admit(column);
 }
 /// After the column rule: renormalises what is left of a row.
 template <class R>
