@@ -238,7 +238,7 @@ TEST_CASE("groups by the hundred, and groups of one, are chosen as sorting says"
                 .k = kept < 5 ? 1 : 5,
                 .score = Score::sigmoid,
                 .groups = {.count = 150, .kept = kept, .by = by}},
-               40 + kept + size);
+               static_cast<std::uint64_t>(40 + kept + size));
 }
 TEST_CASE("a group's score by two best is that of its only usable expert, whatever the mask left out") {
   const TopK router{
