@@ -84,6 +84,7 @@ class LogitRow {
   }
   MOE_HD constexpr int size() const noexcept { return values_.size(); }
   MOE_HD constexpr LogitRow first(int n) const noexcept { return {LogitRow(values_.first(n)), lowered_}; }
+  MOE_HD constexpr bool is_plain() const noexcept { return lowered_ == nullptr; }
   /// The numbers in memory, for routers that see nothing else.
   MOE_HD constexpr Row<const float> values() const noexcept { return values_; }
 
@@ -111,6 +112,7 @@ struct RowContext {
                       *allowed_bits = nullptr;  // by outermost id; null: not known, all allowed
   const InnerIds* ids = nullptr;                // null: ids are the outermost ones
 
+  MOE_HD bool is_plain() const noexcept { return allowed_bits == nullptr && ids == nullptr && logits.is_plain(); }
   /// Uniform in [0, 1): a pure function of the call's seed, the row's position and `salt`.
   MOE_HD float random(std::uint32_t salt) const noexcept { return counter_random(seed, position, salt); }
   MOE_HD bool may_use(ExpertId e) const noexcept {
@@ -139,6 +141,14 @@ struct RowContext {
   MOE_HD static bool bit(const std::uint32_t* words, ExpertId e) noexcept {
     return ((words[e / 32] >> (e % 32)) & 1u) != 0;
   }
+};
+
+/// A row of which every id may be used and every logit is read as it is: most rows. Routers whose loops are short ask
+/// once which of the two a row is, instead of once for each id.
+struct PlainRow {
+  Row<const float> logits;
+  int modality = 0;
+  MOE_HD static constexpr bool may_use(ExpertId) noexcept { return true; }
 };
 
 /// NaN stays below every number.

@@ -99,11 +99,13 @@ struct Normalisation {
   }
 };
 
-/// The scores of one row, by id. Softmax needs the largest logit and the sum once: O(choosable ids); no memory.
+/// The scores of one row, a RowContext or a PlainRow, by id. Softmax needs the largest logit and the sum once:
+/// O(choosable ids); no memory.
+template <class R = RowContext>
 class RowScores {
  public:
   /// Over the ids in [0, choosable) that the row may use.
-  MOE_HD RowScores(const RowContext& row, int choosable, Score score, LogitMap map) noexcept
+  MOE_HD RowScores(const R& row, int choosable, Score score, LogitMap map) noexcept
       : logits_(row.logits), score_(score), map_(map) {
     if (score != Score::softmax) return;
     for (ExpertId e = 0; e < choosable; ++e)
@@ -147,7 +149,7 @@ class RowScores {
   /// e^(logit - best), and zero where even the best logit is NaN.
   MOE_HD float relative(float logit) const noexcept { return best_ < -largest_float ? 0.0f : exp(logit - best_); }
 
-  LogitRow logits_;
+  decltype(R::logits) logits_;
   Score score_;
   LogitMap map_;
   float best_ = -HUGE_VALF, sum_ = 0;

@@ -14,16 +14,17 @@ namespace moe {
 namespace detail {
 
 /// What TopK compares the ids of one row by. `row` outlives it.
+template <class R>
 class TopKKeys {
  public:
-  MOE_HD TopKKeys(const RowContext& row, const RowScores& scores, const SelectionBias& bias, const GroupLimit& groups,
+  MOE_HD TopKKeys(const R& row, const RowScores<R>& scores, const SelectionBias& bias, const GroupLimit& groups,
                   int experts) noexcept
       : row_(row),
         scores_(scores),
         bias_(bias.of(row.modality)),
         by_score_(bias.on == BiasOn::score && (!bias_.empty() || groups.count > 1)),
         groups_(groups),
-        group_size_(experts / groups.count) {
+        group_size_(groups.count > 1 ? experts / groups.count : experts) {
     if (groups.count > 1) open_best_groups();
   }
 
@@ -90,8 +91,8 @@ class TopKKeys {
     return groups_.by == GroupLimit::By::two_best && !alone ? best + second : best;
   }
 
-  const RowContext& row_;
-  RowScores scores_;
+  const R& row_;
+  RowScores<R> scores_;
   Row<const float> bias_;
   bool by_score_;
   GroupLimit groups_;
@@ -131,18 +132,14 @@ struct TopK {
   constexpr IdMap ids() const noexcept { return {experts, identities}; }
 
   MOE_HD int select(const RowContext& row, Row<Slot> out) const noexcept {
-    const RowScores scores = scores_of(row);
-    const detail::TopKKeys key_of(row, scores, bias, groups, experts);
-    int picked = 0;  // insertion into a sorted list of at most out.size(); weights hold keys meanwhile
-    for (ExpertId e = 0; e < choosable(); ++e)
-      if (float key; key_of(e, key)) picked = detail::insert_largest(out, picked, {e, key});
-    weigh(scores, out.first(picked));
-    return picked;
+    if (row.is_plain()) [[likely]]
+      return select_of(PlainRow{row.logits.values(), row.modality}, out);
+    return select_of(row, out);
   }
 
   /// What ids are compared by (see KeyRouter). With groups O(E kept), and O(E / groups) for each id in groups beyond
   /// the first 64.
-  MOE_HD detail::TopKKeys keys(const RowContext& row) const noexcept {
+  MOE_HD detail::TopKKeys<RowContext> keys(const RowContext& row) const noexcept {
     return {row, scores_of(row), bias, groups, experts};
   }
   /// Weights of ids that were chosen by other means (a table, an outside list).
@@ -151,7 +148,7 @@ struct TopK {
   /// Weights [shared] of the shared experts of a row whose choices are `picked`: their scores, normalised with the
   /// picked ones'.
   MOE_HD void weigh_shared(const RowContext& row, Row<const Slot> picked, Row<float> out) const noexcept {
-    const RowScores scores = scores_of(row);
+    const RowScores<> scores = scores_of(row);
     float total = shared_sum(scores);
     for (const Slot& s : picked) total += scores(s.expert);
     const float divisor = normalise.by == Normalisation::By::nothing ? 1.0f : normalise.bounded(total);
@@ -197,14 +194,29 @@ struct TopK {
 
  private:
   MOE_HD int choosable() const noexcept { return experts + identities + nulls; }
-  MOE_HD RowScores scores_of(const RowContext& row) const noexcept { return {row, choosable(), score, logits}; }
-  MOE_HD float shared_sum(const RowScores& scores) const noexcept {
+  template <class R>
+  MOE_HD RowScores<R> scores_of(const R& row) const noexcept {
+    return {row, choosable(), score, logits};
+  }
+  template <class R>
+  MOE_HD int select_of(const R& row, Row<Slot> out) const noexcept {
+    const RowScores<R> scores = scores_of(row);
+    const detail::TopKKeys<R> key_of(row, scores, bias, groups, experts);
+    int picked = 0;  // insertion into a sorted list of at most out.size(); weights hold keys meanwhile
+    for (ExpertId e = 0; e < choosable(); ++e)
+      if (float key; key_of(e, key)) picked = detail::insert_largest(out, picked, {e, key});
+    weigh(scores, out.first(picked));
+    return picked;
+  }
+  template <class R>
+  MOE_HD float shared_sum(const RowScores<R>& scores) const noexcept {
     float sum = 0;
     for (int i = 0; i < shared; ++i) sum += scores(choosable() + i);
     return sum;
   }
 
-  MOE_HD void weigh(RowScores scores, Row<Slot> picked) const noexcept {
+  template <class R>
+  MOE_HD void weigh(RowScores<R> scores, Row<Slot> picked) const noexcept {
     scores.weigh(picked);
     normalise.apply(picked, shared_sum(scores));
     if (!expert_scale.empty())
