@@ -211,6 +211,22 @@ inline vec load_up_to(const float* p, int count) {
   return load(buffer);
 }
 
+/// A 16-bit number whose type is known when the program runs: one kernel for both, because compiling one for every pair
+/// of types would cost users more than the branch does.
+struct Half {
+  std::uint16_t bits;
+};
+inline vec load(const float* p, ElementType) { return load(p); }
+inline vec load(const Half* p, ElementType type) {
+  if (type == ElementType::bfloat16) return load(reinterpret_cast<const bf16*>(p));
+  return load(reinterpret_cast<const f16*>(p));
+}
+inline float number(const float* p, ElementType) { return *p; }
+inline float number(const Half* p, ElementType type) {
+  if (type == ElementType::bfloat16) return float(*reinterpret_cast<const bf16*>(p));
+  return float(*reinterpret_cast<const f16*>(p));
+}
+
 /// Output n of R rows. Weights of `linear` lie as their owner has them, a row per output, so vectors run along the
 /// inputs: 32 interleaved chains, whatever the width of a vector, that are added in a fixed tree.
 template <class X, class W, int R>
@@ -229,16 +245,17 @@ inline void dot_tile(const DotProducts& p, int first, int n) {
   for (; i + width <= inputs; i += width) {
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) {
-      const vec w = load(weight + i + v * lanes);
+      const vec w = load(weight + i + v * lanes, p.weight.type);
       MOE_UNROLL
-      for (int r = 0; r < R; ++r) sum[r][v] = fma(load(in[r] + i + v * lanes), w, sum[r][v]);
+      for (int r = 0; r < R; ++r) sum[r][v] = fma(load(in[r] + i + v * lanes, p.in.type), w, sum[r][v]);
     }
   }
   for (int r = 0; r < R; ++r) {
     alignas(64) float chains[width];
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) store(chains + v * lanes, sum[r][v]);
-    for (int j = 0; i + j < inputs; ++j) chains[j] = std::fma(float(in[r][i + j]), float(weight[i + j]), chains[j]);
+    for (int j = 0; i + j < inputs; ++j)
+      chains[j] = std::fma(number(in[r] + i + j, p.in.type), number(weight + i + j, p.weight.type), chains[j]);
     for (int step = width / 2; step > 0; step /= 2)
       for (int j = 0; j < step; ++j) chains[j] += chains[j + step];
     p.out.data[(first + r) * p.out.stride + n] = chains[0] + (p.bias == nullptr ? 0.0f : p.bias[n]);
@@ -250,18 +267,15 @@ template <class X, class W>
 inline void dot_of(const DotProducts& p) {
   for (int n = 0; n < p.weight.rows; ++n) {
     int r = 0;
-    for (; r + Tile::dot_rows <= p.in.rows; r += Tile::dot_rows) dot_tile<X, W, Tile::dot_rows>(p, r, n);
+    // Tiles of the other types would cost users' compilers more than they save.
+    if constexpr (std::is_same_v<X, float> && std::is_same_v<W, float>)
+      for (; r + Tile::dot_rows <= p.in.rows; r += Tile::dot_rows) dot_tile<X, W, Tile::dot_rows>(p, r, n);
     for (; r < p.in.rows; ++r) dot_tile<X, W, 1>(p, r, n);
   }
 }
-template <class X>
-inline void dot_with(const DotProducts& p) {
-  if (p.weight.type == ElementType::float32) return dot_of<X, float>(p);
-  return p.weight.type == ElementType::bfloat16 ? dot_of<X, bf16>(p) : dot_of<X, f16>(p);
-}
 inline void dot(const DotProducts& p) {
-  if (p.in.type == ElementType::float32) return dot_with<float>(p);
-  return p.in.type == ElementType::bfloat16 ? dot_with<bf16>(p) : dot_with<f16>(p);
+  if (p.in.is_float()) return p.weight.is_float() ? dot_of<float, float>(p) : dot_of<float, Half>(p);
+  return p.weight.is_float() ? dot_of<Half, float>(p) : dot_of<Half, Half>(p);
 }
 
 inline vec sum_of_slots(const Combine& c, int column, int count) {
