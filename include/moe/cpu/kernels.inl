@@ -191,15 +191,17 @@ inline void narrow_row(const float* in, int n, T* out) {
 inline void widen(const ConstElementView<>& in, const View<float>& out) {
   for (int t = 0; t < in.rows; ++t) {
     const std::ptrdiff_t at = t * in.stride;
-    if (in.type == ElementType::bfloat16) widen_row(static_cast<const bf16*>(in.data) + at, in.cols, out.data + t * out.stride);
-    if (in.type == ElementType::float16) widen_row(static_cast<const f16*>(in.data) + at, in.cols, out.data + t * out.stride);
+    float* row = out.data + t * out.stride;
+    if (in.type == ElementType::bfloat16) widen_row(static_cast<const bf16*>(in.data) + at, in.cols, row);
+    if (in.type == ElementType::float16) widen_row(static_cast<const f16*>(in.data) + at, in.cols, row);
   }
 }
 inline void narrow(const View<const float>& in, const ElementView<>& out) {
   for (int t = 0; t < in.rows; ++t) {
     const std::ptrdiff_t at = t * out.stride;
-    if (out.type == ElementType::bfloat16) narrow_row(in.data + t * in.stride, in.cols, static_cast<bf16*>(out.data) + at);
-    if (out.type == ElementType::float16) narrow_row(in.data + t * in.stride, in.cols, static_cast<f16*>(out.data) + at);
+    const float* row = in.data + t * in.stride;
+    if (out.type == ElementType::bfloat16) narrow_row(row, in.cols, static_cast<bf16*>(out.data) + at);
+    if (out.type == ElementType::float16) narrow_row(row, in.cols, static_cast<f16*>(out.data) + at);
   }
 }
 
