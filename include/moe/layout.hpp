@@ -106,6 +106,14 @@ struct PanelLayout {
     return offsets<Format>(s).bytes;
   }
 
+  /// Rows [rows, columns] with room for the whole panels that kernels write.
+  template <class M>
+  static View<float, M> padded_rows(Arena& arena, int rows, int columns) {
+    View<float, M> v = arena.matrix<float, M>(rows, round_up(columns, width));
+    v.cols = columns;
+    return v;
+  }
+
   /// The panels that compute the activation's arguments: [H] -> [F], of gate and up.
   template <class Format>
   static Panels up_panels(const std::byte* record, const ExpertShape& s) {

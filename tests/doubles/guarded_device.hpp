@@ -134,8 +134,8 @@ struct Executor {
   Frame carve(moe::Arena& main, moe::Arena& staging, const moe::Dims& d, moe::IdMap ids) const {
     Frame f;
     static_cast<moe::Frame<memory>&>(f) = moe::carve_tables<memory>(main, staging, d, ids);
-    f.intermediate = padded(main, d.tokens * d.slots, d.ffn);
-    f.partial = padded(main, d.tokens * d.slots, d.hidden);
+    f.intermediate = moe::PanelLayout::padded_rows<memory>(main, d.tokens * d.slots, d.ffn);
+    f.partial = moe::PanelLayout::padded_rows<memory>(main, d.tokens * d.slots, d.hidden);
     f.active = main.take<int>(static_cast<std::size_t>(d.experts));
     f.mask = main.take<std::uint32_t>(static_cast<std::size_t>(d.experts + 31) / 32);
     return f;
@@ -235,11 +235,6 @@ struct Executor {
       if (data != nullptr) data = upload(data, static_cast<std::size_t>(count));
     }
   };
-  static moe::View<float, memory> padded(moe::Arena& arena, int rows, int columns) {
-    moe::View<float, memory> v = arena.matrix<float, memory>(rows, moe::round_up(columns, moe::PanelLayout::width));
-    v.cols = columns;
-    return v;
-  }
   static void group_inside(const Frame& f) {
     moe::CpuFrame h = inside_of(f);
     moe::group_by_expert(h.table, h.ids, h.dispatch);

@@ -28,10 +28,8 @@ struct Executor {
   Frame carve(moe::Arena& main, moe::Arena& staging, const moe::Dims& d, moe::IdMap ids) const {
     Frame f;
     static_cast<moe::CpuFrame&>(f) = cpu.carve(main, staging, d, ids);
-    for (moe::View<float>* kept : {&f.gate, &f.up}) {
-      *kept = main.matrix<float, memory>(d.tokens * d.slots, moe::round_up(d.ffn, moe::PanelLayout::width));
-      kept->cols = d.ffn;
-    }
+    for (moe::View<float>* kept : {&f.gate, &f.up})
+      *kept = moe::PanelLayout::padded_rows<memory>(main, d.tokens * d.slots, d.ffn);
     return f;
   }
   template <class F>

@@ -50,8 +50,8 @@ struct CpuExecutor {
     check();
     CpuFrame f;
     static_cast<Frame<memory>&>(f) = carve_tables<memory>(main, staging, d, ids);
-    f.intermediate = padded_rows(main, d.tokens * d.slots, d.ffn);
-    f.partial = padded_rows(main, d.tokens * d.slots, d.hidden);
+    f.intermediate = PanelLayout::padded_rows<memory>(main, d.tokens * d.slots, d.ffn);
+    f.partial = PanelLayout::padded_rows<memory>(main, d.tokens * d.slots, d.hidden);
     f.active = {main.template take<int>(static_cast<std::size_t>(d.experts)), d.experts};
     return f;
   }
@@ -140,12 +140,6 @@ struct CpuExecutor {
     constexpr int most = 1 << 20;
     for (const int n : {tuning.rows_per_task, tuning.linear_rows, tuning.linear_outputs, tuning.shares_per_thread})
       if (n < 1 || n > most) raise(Error("moe::Cpu", "tuning", concat("numbers from 1 to ", most), std::to_string(n)));
-  }
-
-  static View<float, memory> padded_rows(Arena& arena, int rows, int columns) {
-    View<float, memory> v = arena.template matrix<float, memory>(rows, round_up(columns, PanelLayout::width));
-    v.cols = columns;
-    return v;
   }
 
   /// Indices into refs of experts that have work.

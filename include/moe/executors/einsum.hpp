@@ -40,12 +40,12 @@ struct EinsumReference {
   EinsumFrame carve(Arena& main, Arena& staging, const Dims& d, IdMap ids) const {
     EinsumFrame f;
     static_cast<Frame<memory>&>(f) = carve_tables<memory>(main, staging, d, ids);
-    f.partial = padded(main, d.tokens * d.slots, d.hidden);
+    f.partial = PanelLayout::padded_rows<memory>(main, d.tokens * d.slots, d.hidden);
     f.places = capacity > 0 && capacity < d.tokens ? capacity : d.tokens;
     const int columns = d.experts * f.places, block = larger(f.places, token_block);
-    f.rows = padded(main, block, d.hidden);
-    f.intermediate = padded(main, f.places, d.ffn);
-    f.out = padded(main, f.places, d.hidden);
+    f.rows = PanelLayout::padded_rows<memory>(main, block, d.hidden);
+    f.intermediate = PanelLayout::padded_rows<memory>(main, f.places, d.ffn);
+    f.out = PanelLayout::padded_rows<memory>(main, f.places, d.hidden);
     f.mask = main.matrix<float, memory>(block, larger(d.tokens, columns));
     f.x = main.matrix<float, memory>(panels(d.hidden) * d.tokens, PanelLayout::width);
     f.y = main.matrix<float, memory>(panels(d.hidden) * columns, PanelLayout::width);
@@ -121,11 +121,6 @@ struct EinsumReference {
   static int columns(const EinsumFrame& f) { return f.dims.experts * f.places; }
   static int larger(int a, int b) { return a > b ? a : b; }
   static int panels(int width) { return pieces(width, PanelLayout::width); }
-  static View<float, memory> padded(Arena& arena, int rows, int columns) {
-    View<float, memory> v = arena.matrix<float, memory>(rows, round_up(columns, PanelLayout::width));
-    v.cols = columns;
-    return v;
-  }
   static void clear(Row<float> row) {
     if (!row.empty()) std::memset(row.data(), 0, sizeof(float) * static_cast<std::size_t>(row.size()));
   }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string>
+#include <type_traits>
 
 #include <moe/error.hpp>
 #include <moe/router_hooks.hpp>
@@ -24,16 +25,10 @@ constexpr bool reads_context() {
   else
     return ContextSelect<R>;
 }
-/// Whether some router of a chain lowers logits.
 template <class R>
-constexpr bool lowers_logits() {
-  if constexpr (requires { R::lowers_logits; })
-    return true;
-  else if constexpr (Decorator<R>)
-    return lowers_logits<inner_of<R>>();
-  else
-    return false;
-}
+concept LowersLogits = R::lowers_logits;
+template <class R>
+struct has_lowered_logits : std::bool_constant<LowersLogits<R>> {};
 }  // namespace detail
 
 /// Drops choice i > 0 of `inner` if its expert is not resident and w_i < below * (w_0 + ... + w_i), so that its share
@@ -83,7 +78,7 @@ struct PreferResident {
   static_assert(detail::reads_context<Inner>(),
                 "moe::PreferResident: the router inside must read logits from its row, so it needs `int select(const "
                 "RowContext&, Row<Slot>) const noexcept` (docs/policies.md#router)");
-  static_assert(!detail::lowers_logits<Inner>(),
+  static_assert(!detail::Has<detail::has_lowered_logits, Inner>,
                 "moe::PreferResident: there is one inside already; add up their losses");
   static constexpr int most_always = 16;  // because `select` may not allocate
   static constexpr bool lowers_logits = true;
