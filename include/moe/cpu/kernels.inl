@@ -153,8 +153,10 @@ inline void up(const Product& p, const Act& act) {
   for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
     int i = 0;
     for (; i + Tile::rows <= rows; i += Tile::rows) up_tile<F, Act, Tile::rows>(p, act, i, panel);
-    for (; i + 4 <= rows; i += 4) up_tile<F, Act, 4>(p, act, i, panel);
-    for (; i + 2 <= rows; i += 2) up_tile<F, Act, 2>(p, act, i, panel);
+    if constexpr (Tile::rows > 4)
+      for (; i + 4 <= rows; i += 4) up_tile<F, Act, 4>(p, act, i, panel);
+    if constexpr (Tile::rows > 2)
+      for (; i + 2 <= rows; i += 2) up_tile<F, Act, 2>(p, act, i, panel);
     for (; i < rows; ++i) up_tile<F, Act, 1>(p, act, i, panel);
   }
 }
@@ -166,42 +168,43 @@ inline void down(const Product& p) {
   for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
     int i = 0;
     for (; i + Tile::rows <= rows; i += Tile::rows) down_tile<F, Tile::rows>(p, i, panel);
-    for (; i + 4 <= rows; i += 4) down_tile<F, 4>(p, i, panel);
-    for (; i + 2 <= rows; i += 2) down_tile<F, 2>(p, i, panel);
+    if constexpr (Tile::rows > 4)
+      for (; i + 4 <= rows; i += 4) down_tile<F, 4>(p, i, panel);
+    if constexpr (Tile::rows > 2)
+      for (; i + 2 <= rows; i += 2) down_tile<F, 2>(p, i, panel);
     for (; i < rows; ++i) down_tile<F, 1>(p, i, panel);
   }
 }
 
 // ---- other element types than float32
 
-/// out = in, as float32.
-template <class T>
-inline void widen_row(const T* in, int n, float* out) {
+/// out = in, as float32 or rounded to nearest, ties to even.
+template <class From, class To>
+inline void convert_row(const From* in, int n, To* out) {
   int i = 0;
   for (; i + lanes <= n; i += lanes) store(out + i, load(in + i));
-  for (; i < n; ++i) out[i] = float(in[i]);
-}
-/// out = in, rounded to nearest, ties to even.
-template <class T>
-inline void narrow_row(const float* in, int n, T* out) {
-  int i = 0;
-  for (; i + lanes <= n; i += lanes) store(out + i, load(in + i));
-  for (; i < n; ++i) out[i] = T(in[i]);
+  if (i >= n) return;
+  const auto left = static_cast<std::size_t>(n - i);
+  From rest[lanes] = {};
+  To converted[lanes];
+  std::memcpy(rest, in + i, left * sizeof(From));
+  store(converted, load(rest));
+  std::memcpy(out + i, converted, left * sizeof(To));
 }
 inline void widen(const ConstElementView<>& in, const View<float>& out) {
   for (int t = 0; t < in.rows; ++t) {
     const std::ptrdiff_t at = t * in.stride;
     float* row = out.data + t * out.stride;
-    if (in.type == ElementType::bfloat16) widen_row(static_cast<const bf16*>(in.data) + at, in.cols, row);
-    if (in.type == ElementType::float16) widen_row(static_cast<const f16*>(in.data) + at, in.cols, row);
+    if (in.type == ElementType::bfloat16) convert_row(static_cast<const bf16*>(in.data) + at, in.cols, row);
+    if (in.type == ElementType::float16) convert_row(static_cast<const f16*>(in.data) + at, in.cols, row);
   }
 }
 inline void narrow(const View<const float>& in, const ElementView<>& out) {
   for (int t = 0; t < in.rows; ++t) {
     const std::ptrdiff_t at = t * out.stride;
     const float* row = in.data + t * in.stride;
-    if (out.type == ElementType::bfloat16) narrow_row(row, in.cols, static_cast<bf16*>(out.data) + at);
-    if (out.type == ElementType::float16) narrow_row(row, in.cols, static_cast<f16*>(out.data) + at);
+    if (out.type == ElementType::bfloat16) convert_row(row, in.cols, static_cast<bf16*>(out.data) + at);
+    if (out.type == ElementType::float16) convert_row(row, in.cols, static_cast<f16*>(out.data) + at);
   }
 }
 
@@ -213,71 +216,89 @@ inline vec load_up_to(const float* p, int count) {
   return load(buffer);
 }
 
-/// A 16-bit number whose type is known when the program runs: one kernel for both, because compiling one for every pair
-/// of types would cost users more than the branch does.
-struct Half {
-  std::uint16_t bits;
+/// A row of float32.
+struct FloatElements {
+  const float* data;
+  const float* block(int i, int, float*) const { return data + i; }
 };
-inline vec load(const float* p, ElementType) { return load(p); }
-inline vec load(const Half* p, ElementType type) {
-  if (type == ElementType::bfloat16) return load(reinterpret_cast<const bf16*>(p));
-  return load(reinterpret_cast<const f16*>(p));
+/// A row whose type is known when the program runs. One kernel serves every pair of types: compiling one for each would
+/// cost users more than a branch a block costs their machines.
+struct AnyElements {
+  const void* data;
+  ElementType type;
+  /// Elements [i, i + n) as float32, in `room` if they have to be widened.
+  const float* block(int i, int n, float* room) const {
+    if (type == ElementType::float32) return static_cast<const float*>(data) + i;
+    if (type == ElementType::bfloat16) convert_row(static_cast<const bf16*>(data) + i, n, room);
+    if (type == ElementType::float16) convert_row(static_cast<const f16*>(data) + i, n, room);
+    return room;
+  }
+};
+inline void row_of(const ConstElementView<>& m, int r, FloatElements& row) {
+  row.data = static_cast<const float*>(m.data) + r * m.stride;
 }
-inline float number(const float* p, ElementType) { return *p; }
-inline float number(const Half* p, ElementType type) {
-  if (type == ElementType::bfloat16) return float(*reinterpret_cast<const bf16*>(p));
-  return float(*reinterpret_cast<const f16*>(p));
+inline void row_of(const ConstElementView<>& m, int r, AnyElements& row) {
+  const std::ptrdiff_t bytes = r * m.stride * static_cast<std::ptrdiff_t>(element_bytes(m.type));
+  row = {static_cast<const std::byte*>(m.data) + bytes, m.type};
 }
 
 /// Output n of R rows. Weights of `linear` lie as their owner has them, a row per output, so vectors run along the
 /// inputs: 32 interleaved chains, whatever the width of a vector, that are added in a fixed tree.
-template <class X, class W, int R>
+template <class Elements, int R>
 inline void dot_tile(const DotProducts& p, int first, int n) {
   const int inputs = p.weight.cols;
-  const W* weight = static_cast<const W*>(p.weight.data) + n * p.weight.stride;
-  const X* in[R];
+  Elements weight, in[R];
+  row_of(p.weight, n, weight);
   vec sum[R][vecs];
   MOE_UNROLL
   for (int r = 0; r < R; ++r) {
-    in[r] = static_cast<const X*>(p.in.data) + (first + r) * p.in.stride;
+    row_of(p.in, first + r, in[r]);
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) sum[r][v] = broadcast(0.0f);
   }
+  alignas(64) float weight_room[width], room[R][width];
+  const float* x[R];
   int i = 0;
   for (; i + width <= inputs; i += width) {
+    const float* const w = weight.block(i, width, weight_room);
+    MOE_UNROLL
+    for (int r = 0; r < R; ++r) x[r] = in[r].block(i, width, room[r]);
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) {
-      const vec w = load(weight + i + v * lanes, p.weight.type);
+      const vec weights = load(w + v * lanes);
       MOE_UNROLL
-      for (int r = 0; r < R; ++r) sum[r][v] = fma(load(in[r] + i + v * lanes, p.in.type), w, sum[r][v]);
+      for (int r = 0; r < R; ++r) sum[r][v] = fma(load(x[r] + v * lanes), weights, sum[r][v]);
     }
   }
+  const int rest = inputs - i;
+  const float* const w = weight.block(i, rest, weight_room);
   for (int r = 0; r < R; ++r) {
     alignas(64) float chains[width];
     MOE_UNROLL
     for (int v = 0; v < vecs; ++v) store(chains + v * lanes, sum[r][v]);
-    for (int j = 0; i + j < inputs; ++j)
-      chains[j] = std::fma(number(in[r] + i + j, p.in.type), number(weight + i + j, p.weight.type), chains[j]);
+    const float* const last = in[r].block(i, rest, room[r]);
+    for (int j = 0; j < rest; ++j) chains[j] = std::fma(last[j], w[j], chains[j]);
     for (int step = width / 2; step > 0; step /= 2)
       for (int j = 0; j < step; ++j) chains[j] += chains[j + step];
     p.out.data[(first + r) * p.out.stride + n] = chains[0] + (p.bias == nullptr ? 0.0f : p.bias[n]);
   }
 }
 
-/// Outputs lead: a weight is read once for a tile of rows, which stay in the cache for the next output.
-template <class X, class W>
+/// Outputs lead: a weight is read once for a tile of R rows, which stay in the cache for the next output.
+template <class Elements, int R>
 inline void dot_of(const DotProducts& p) {
   for (int n = 0; n < p.weight.rows; ++n) {
     int r = 0;
-    // Tiles of the other types would cost users' compilers more than they save.
-    if constexpr (std::is_same_v<X, float> && std::is_same_v<W, float>)
-      for (; r + Tile::dot_rows <= p.in.rows; r += Tile::dot_rows) dot_tile<X, W, Tile::dot_rows>(p, r, n);
-    for (; r < p.in.rows; ++r) dot_tile<X, W, 1>(p, r, n);
+    for (; r + R <= p.in.rows; r += R) dot_tile<Elements, R>(p, r, n);
+    if constexpr (R > 1)
+      for (; r < p.in.rows; ++r) dot_tile<Elements, 1>(p, r, n);
   }
 }
 inline void dot(const DotProducts& p) {
-  if (p.in.is_float()) return p.weight.is_float() ? dot_of<float, float>(p) : dot_of<float, Half>(p);
-  return p.weight.is_float() ? dot_of<Half, float>(p) : dot_of<Half, Half>(p);
+  if (p.in.is_float() && p.weight.is_float())
+    dot_of<FloatElements, Tile::dot_rows>(p);
+  else
+    dot_of<AnyElements, 1>(p);
 }
 
 inline vec sum_of_slots(const Combine& c, int column, int count) {
