@@ -107,6 +107,37 @@ TEST_CASE("an answer that changed begins at an interval of one again") {
   a.ask(5, 9);
   CHECK(a.computed == before + 1);
 }
+TEST_CASE("a key that was wrong must agree 1 / target times before its interval grows") {
+  Asked a{ApproximateKeyCache({.slots = 2, .target = 0.25}), 0};
+  a.ask(5, 7);
+  a.ask(5, 9);  // checked, and wrong
+  std::vector<int> at;
+  for (int i = 1; i <= 12; ++i) {
+    const int before = a.computed;
+    a.ask(5, 9);
+    if (a.computed > before) at.push_back(i);
+  }
+  CHECK(at == std::vector<int>{1, 2, 3, 4, 5, 7, 11});
+}
+TEST_CASE("answers of fewer choices than the cache has room for are given again as they were") {
+  ApproximateKeyCache cache({.slots = 4});
+  Slot out[4];
+  const auto ask = [&](int fresh) {
+    for (Slot& s : out) s = {-77, not_a_number};
+    return cache.decide(5, {out, 4}, [&](moe::Row<Slot> choices) {
+      for (int i = 0; i < fresh; ++i) choices[i] = {10 + i, 0.5f};
+      return fresh;
+    });
+  };
+  for (int i = 1; i <= 3; ++i) {  // the third is given again
+    CHECK(ask(2) == 2);
+    CHECK(out[0].expert == 10);
+    CHECK(out[1].expert == 11);
+    CHECK(out[2].expert == -77);
+  }
+  CHECK(cache.statistics().reused == 1);
+  CHECK(cache.statistics().wrong == 0);
+}
 TEST_CASE("an interval is never longer than `longest`") {
   Asked a{ApproximateKeyCache({.slots = 2, .longest = 4}), 0};
   for (int i = 0; i < 400; ++i) a.ask(5, 7);

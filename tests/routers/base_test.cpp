@@ -142,6 +142,12 @@ TEST_CASE("Base is within T epsilon of the Hungarian method on larger batches") 
     CHECK(found >= best - 64 * 0.01);
   }
 }
+TEST_CASE("Base settles by large steps a war of prices that its epsilon would take millions of bids for") {
+  std::vector<float> logits;
+  for (int t = 0; t < 400; ++t)  // everybody wants the same two of four, by 2^24 units
+    for (int e = 0; e < 4; ++e) logits.push_back(e < 2 ? 1.0f : 0.0f);
+  for (const int load : loads(route(Base{.experts = 4, .epsilon = 1e-9f}, logits), 4)) CHECK(load == 100);
+}
 TEST_CASE("Base ends on logits that differ by more than its integers hold") {
   std::vector<float> logits;
   for (int t = 0; t < 8; ++t)

@@ -115,4 +115,11 @@ TEST_CASE("a layer with ExpertChoice computes what the experts chose") {
   for (int t = 0; t < 9; ++t)
     CHECK(first_outside(view(y, 37).row(t), run_token(p.layer, p.token(t), table.picks(t))) == -1);
 }
+TEST_CASE("ExpertChoice refuses no experts and no capacity") {
+  CHECK(message_of([] { ExpertChoice{.experts = 0}.check(); }) ==
+        "moe::ExpertChoice: experts: expected at least 1, found 0");
+  CHECK_NOTHROW(ExpertChoice{.experts = 1}.check());
+  CHECK(message_of([] { ExpertChoice{.experts = 2, .factor = {0, 1}}.check(); }).find("factor") != std::string::npos);
+  CHECK(message_of([] { ExpertChoice{.experts = 2, .factor = {1, 0}}.check(); }).find("factor") != std::string::npos);
+}
 TEST_CASE("ExpertChoice is not causal") { CHECK_FALSE(moe::is_causal<ExpertChoice>()); }

@@ -129,6 +129,22 @@ TEST_CASE("Sinkhorn evens out a skewed batch") {
   const std::vector<int> load = loads(route(Sinkhorn{.experts = 4}, logits), 4);
   CHECK(*std::max_element(load.begin(), load.end()) <= 24);
 }
+TEST_CASE("experts that may not be used leave no trace in Sinkhorn's plan") {
+  oracle::Random random(757);
+  const std::uint32_t mask = 0b10110;
+  for (int i = 0; i < 20; ++i) {
+    const std::vector<float> logits = random.reals(9 * 5, 4);
+    std::vector<float> without;
+    for (std::size_t n = 0; n < logits.size(); ++n)
+      if ((mask >> (n % 5) & 1u) != 0) without.push_back(logits[n]);
+    std::vector<double> columns(5), expected(3);
+    moe::RouteContext<> context;
+    context.allowed = &mask;
+    const int rounds = Sinkhorn{.experts = 5}.balance(context, view(logits, 5), {columns.data(), 5});
+    CHECK(rounds == Sinkhorn{.experts = 3}.balance({}, view(without, 3), {expected.data(), 3}));
+    CHECK(columns == std::vector<double>{0, expected[0], expected[1], 0, expected[2]});
+  }
+}
 TEST_CASE("Sinkhorn does not overflow where the exponential does") {
   std::vector<float> logits;
   for (int t = 0; t < 8; ++t)

@@ -124,6 +124,29 @@ TEST_CASE("where no more than k experts may be used, all have weight one") {
   CHECK(ids(found) == std::vector<int>{2, 0});
   CHECK(weights(found) == std::vector<float>{1, 1});
 }
+TEST_CASE("experts that may not be used leave no trace in SparseK's weights") {
+  oracle::Random random(105);
+  for (int i = 0; i < 200; ++i) {
+    const auto mask = static_cast<std::uint32_t>(random.below(256));
+    const std::vector<float> logits = random.reals(8, 2);
+    std::vector<float> without;
+    for (std::size_t e = 0; e < 8; ++e)
+      if ((mask >> e & 1u) != 0) without.push_back(logits[e]);
+    if (without.size() < 2) continue;
+    const int usable = static_cast<int>(without.size());
+    CHECK(weights(choose(SparseK{.experts = 8, .k = 2}, logits, -1, &mask)) ==
+          weights(choose(SparseK{.experts = usable, .k = 2}, without)));
+  }
+}
+TEST_CASE("no weight of SparseK exceeds one, whatever rounding does") {
+  oracle::Random random(106);
+  for (int i = 0; i < 2000; ++i) {
+    std::vector<float> logits = random.reals(6, 2);
+    for (std::size_t e = 1; e < 6; ++e)  // around the breakpoints of expert 0
+      if (random.below(2) == 0) logits[e] = std::nextafter(logits[0] - static_cast<float>(random.below(2)), infinity);
+    for (const float w : weights(choose(SparseK{.experts = 6, .k = random.between(1, 5)}, logits))) CHECK(w <= 1);
+  }
+}
 TEST_CASE("the scale of 1 / k makes the weights sum to one") {
   const std::vector<float> p = dense({.experts = 6, .k = 4, .scale = 0.25f}, {0, 0.5f, 0.25f, 0.75f, 1, 1.25f});
   CHECK(sum(p) == doctest::Approx(1).epsilon(1e-6));
