@@ -169,6 +169,26 @@ TEST_CASE("of experts with equal scores the one with the older use goes") {
   CHECK(evictions_of(NoPreference{}) == evictions_of(moe::Lru{}));
 }
 
+TEST_CASE("every eviction's score is a number, also while no token of the sequence has begun") {
+  moe::CacheEntry used = entry_of(1, true);
+  used.last_use = used.last_token = used.uses = used.high_uses = 3;
+  const std::vector<moe::AnyEviction> evictions{moe::Lru{},           moe::Lfu{},      moe::Lfu{.decay = 0.5},
+                                                moe::FurthestLayer{}, moe::MissCost{}, moe::Multidimensional{},
+                                                moe::ByPlan{}};
+  for (const moe::AnyEviction& eviction : evictions)
+    for (const moe::CacheEntry& entry : {entry_of(0, false), used})
+      for (const std::uint64_t token : {0u, 1u, 3u}) CHECK(std::isfinite(eviction.keep_score(entry, {4, token, 0, 2})));
+}
+TEST_CASE("a call of a layer that lies no deeper than the call before begins a token") {
+  Plain driver(moe::Lru{}, {{9}, {}, 0}, 2, 6);
+  int expert = 0;
+  std::vector<std::uint64_t> tokens;
+  for (const int layer : {0, 1, 1, 0, 0, 1}) {
+    driver.use(layer, {expert});
+    tokens.push_back(driver.table.entry(layer, expert++).last_token);
+  }
+  CHECK(tokens == std::vector<std::uint64_t>{1, 1, 2, 3, 4, 4});
+}
 TEST_CASE("HOBBIT's priority gives up what the paper's formula says, at every eviction") {
   const std::vector<std::vector<double>> weights{{0.25, 0.25, 0.25, 0.25}, {0.5, 0.125, 0.125, 0.25}, {0, 0, 0.5, 0.5}};
   for (const std::vector<double>& w : weights) {

@@ -168,6 +168,19 @@ TEST_CASE("the least important expert is skipped only if no copy is here") {
   CHECK(c.use(0, 0.95f) == 1);
   CHECK(c.cache.statistics().skipped == 1);
 }
+TEST_CASE("guesses are compared with all needs of the call, those that are skipped included") {
+  TwoPrecisions c(3);
+  const std::vector<moe::ExpertNeed> guesses{{0, 1, 1, 0.2f}, {1, 1, 1, 0.2f}};
+  c.storage.expect(guesses);
+  std::vector<moe::ExpertNeed> needs{{0, 1, 1, 0.2f}, {2, 1, 1, 0.95f}};
+  HeldWave wave;
+  moe::host_queue queue;
+  CHECK(c.storage.acquire(needs, wave.get(), queue).empty());
+  CHECK(c.cache.statistics().skipped == 1);
+  CHECK(c.cache.statistics().needed == 2);
+  CHECK(c.cache.statistics().predicted == 2);
+  CHECK(c.cache.statistics().predicted_right == 1);
+}
 TEST_CASE("each precision has slots of its own, within the bytes of the budget") {
   TwoPrecisions c(2);
   CHECK(c.cache.slots() == 4);
