@@ -48,6 +48,16 @@ std::string refusal(const Written& w, const std::string& bytes) {
   return "accepted";
 }
 
+/// A checksum by which one changed byte can be foretold.
+struct Sum {
+  static constexpr std::string_view name = "sum";
+  static std::uint64_t of(std::span<const std::byte> bytes) noexcept {
+    std::uint64_t sum = 0x0123456789abcde0;
+    for (const std::byte b : bytes) sum += std::to_integer<std::uint64_t>(b);
+    return sum;
+  }
+};
+
 std::vector<std::byte> record_in(const auto& file, int format, moe::ExpertId e) {
   const moe::Buffer buffer(file.bytes(format));
   moe::PendingReads read(1);
@@ -113,6 +123,22 @@ TEST_CASE("the bytes of a record file are those of docs/formats.md") {
   CHECK(std::memcmp(bytes.data() + 8192 + (experts + 2) * stride, record.data(), record.size()) == 0);
 }
 
+TEST_CASE("a wrong record is refused with both checksums in hexadecimal digits") {
+  const Written w;
+  const moe::Packed<moe::bf16> source = w.weights[0]->packed<moe::bf16>();
+  const std::string path = (w.folder / "summed.moe").string();
+  moe::write_records<moe::Packed<moe::bf16>, Sum>(path, source);
+  CHECK_NOTHROW(moe::verify_records<Sum>(path, moe::NoProgress{}));
+  std::string bytes = read_file(path);
+  const auto sum = value_at<std::uint64_t>(bytes, 4096 + 8 * 3);  // of expert 2, behind that of the head
+  ++bytes[8192 + 2 * moe::File<moe::bf16>{path}.bytes(0)];
+  write_file(path, bytes);
+  char both[64];
+  std::snprintf(both, sizeof both, "expected 0x%016llx, found 0x%016llx", static_cast<unsigned long long>(sum),
+                static_cast<unsigned long long>(sum + 1));
+  const std::string expected = path + ": checksum of expert 2 of layer 0 in bf16: " + both;
+  CHECK_THROWS_WITH_AS(moe::verify_records<Sum>(path, moe::NoProgress{}), expected.c_str(), moe::IoError);
+}
 TEST_CASE("every byte of a file that is not head, checksum or record is zero, whatever lay in memory before") {
   const TemporaryFolder folder;
   const std::string path = (folder / "two.moe").string();

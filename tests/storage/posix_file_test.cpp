@@ -9,6 +9,35 @@
 using moe::detail::Transfer;
 using moe::detail::transfer_fully;
 
+namespace {
+
+/// A disk that says this where room is to be reserved.
+struct Reserving : moe::PosixSystem {
+  explicit Reserving(int a = 0) : answer(a) {}
+  int answer;
+  int reserve(int, off_t) const noexcept {
+    errno = answer;
+    return answer == 0 ? 0 : -1;
+  }
+};
+/// A file system that takes O_DIRECT, and then reads whole pages to whole pages and nothing else; or nothing at all.
+struct Direct : moe::PosixSystem {
+  explicit Direct(bool r = true) : reads(r) {}
+  bool reads;
+  int open(const char* path, int flags, mode_t mode = 0) const noexcept {
+    return PosixSystem::open(path, flags & ~O_DIRECT, mode);
+  }
+  ssize_t pread(int fd, void* to, std::size_t bytes, off_t at) const noexcept {
+    const auto address = reinterpret_cast<std::uintptr_t>(to);
+    if (reads && at % 4096 == 0 && bytes % 4096 == 0 && address % 4096 == 0)
+      return PosixSystem::pread(fd, to, bytes, at);
+    errno = EINVAL;
+    return -1;
+  }
+};
+
+}  // namespace
+
 TEST_CASE("short transfers are continued and interruptions tried again") {
   int calls = 0;
   const Transfer t = transfer_fully(10, [&](std::size_t done) -> ssize_t {
@@ -87,6 +116,32 @@ TEST_CASE("a read beyond the end says what it wanted and what there is") {
                        ((folder / "a").string() + ": read at byte 2: expected 4 bytes, found only 5").c_str(),
                        moe::IoError);
   CHECK_THROWS_AS(in.read(~std::uint64_t{0}, to), moe::IoError);
+}
+
+TEST_CASE("room that cannot be reserved is an error, unless the file system reserves none") {
+  const TemporaryFolder folder;
+  for (const int unknown : {0, EOPNOTSUPP, ENOSYS, EINVAL}) {
+    moe::BasicOutputFile<Reserving> out(folder / "a", Reserving(unknown));
+    CHECK_NOTHROW(out.reserve(1 << 20));
+  }
+  for (const int error : {ENOSPC, EFBIG, EIO, EDQUOT}) {
+    moe::BasicOutputFile<Reserving> out(folder / "a", Reserving(error));
+    CHECK_THROWS_WITH_AS(out.reserve(1 << 20), doctest::Contains("has no room"), moe::IoError);
+  }
+}
+
+TEST_CASE("a file is read directly where the file system reads whole pages so, and else through its buffers") {
+  const TemporaryFolder folder;
+  moe::OutputFile out(folder / "a");
+  const std::vector<std::byte> page(4096, std::byte{7});
+  out.write(page);
+  out.commit();
+  const moe::Buffer to(4096);
+  const moe::BasicInputFile<Direct> direct((folder / "a").string(), moe::Access::direct, Direct());
+  CHECK(direct.direct());
+  CHECK_NOTHROW(direct.read(0, {to.data(), 4096}));
+  CHECK(std::memcmp(to.data(), page.data(), 4096) == 0);
+  CHECK_FALSE(moe::BasicInputFile<Direct>((folder / "a").string(), moe::Access::direct, Direct(false)).direct());
 }
 
 TEST_CASE("a full disk is an error that says so, and nothing is left") {

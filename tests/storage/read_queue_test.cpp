@@ -66,6 +66,20 @@ TEST_CASE("jobs come out in the order they went in, wherever in the ring they li
         for (int i = 0; i < n; ++i) CHECK(out[static_cast<std::size_t>(i)] == i);
       }
 }
+TEST_CASE("a ring grows only when more jobs wait than it has room for") {
+  static int made = 0;
+  struct Job {
+    Job() { ++made; }
+  };
+  moe::detail::JobRing<Job> ring(4);
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 4; ++i) ring.push({});
+    for (int i = 0; i < 4; ++i) ring.pop();
+  }
+  CHECK(made == 4 + 12);  // those of the ring, and those that were pushed
+  for (int i = 0; i < 5; ++i) ring.push({});
+  CHECK(made == 4 + 12 + 5 + 8);
+}
 TEST_CASE("whichever job is taken out of a ring, the others keep their order") {
   for (const std::size_t capacity : {1u, 3u, 5u})
     for (int first = 0; first < 5; ++first)
