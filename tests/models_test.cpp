@@ -15,7 +15,7 @@ using Numbers = std::vector<double>;
 // ---- the rules once more, as the families' sources write them
 
 enum class Score { softmax, sigmoid, sqrt_softplus };
-enum class Group { none, maximum_others_zero, two_best_others_excluded };
+enum class Group { none, maximum_others_zero, two_best_others_excluded, two_best_others_zero };
 struct Rule {
   Score score = Score::softmax;
   double epsilon = -1, floor = 0, power = 1;  // epsilon below 0: weights as they are
@@ -44,12 +44,12 @@ void limit_to_groups(const Rule& r, Numbers& choice) {
     Numbers in(choice.begin() + static_cast<std::ptrdiff_t>(g * size),
                choice.begin() + static_cast<std::ptrdiff_t>((g + 1) * size));
     std::sort(in.rbegin(), in.rend());
-    order.emplace_back(-(r.group == Group::two_best_others_excluded ? in[0] + in[1] : in[0]), g);
+    order.emplace_back(-(r.group == Group::maximum_others_zero ? in[0] : in[0] + in[1]), g);
   }
   std::sort(order.begin(), order.end());
   for (std::size_t i = static_cast<std::size_t>(r.kept); i < order.size(); ++i)
     std::fill_n(choice.begin() + static_cast<std::ptrdiff_t>(order[i].second * size), size,
-                r.group == Group::maximum_others_zero ? 0 : -HUGE_VAL);
+                r.group == Group::two_best_others_excluded ? -HUGE_VAL : 0);
 }
 std::vector<std::pair<int, double>> expected(const Rule& r, const std::vector<float>& logits,
                                              const std::vector<float>& bias, int k) {
@@ -104,19 +104,16 @@ void agrees(const char* family, const Spec& spec, const Rule& rule, bool biased 
 }  // namespace
 
 TEST_CASE("routers of specs follow their families' published rules") {
-  namespace m = moe::models;
+  namespace r = moe::models::rules;
   const Rule as_they_are{}, by_sum{.epsilon = renormalised};
-  agrees("Mixtral", m::mixtral(8, 8), by_sum);
-  agrees("Qwen2-MoE", m::qwen2_moe(8, 8, 60, 4, 16), as_they_are);
-  agrees("Qwen2-MoE, norm_topk_prob", m::qwen2_moe(8, 8, 60, 4, 16, true), by_sum);
-  agrees("Qwen3-MoE", m::qwen3_moe(8, 8, 64, 8), by_sum);
-  agrees("Qwen3-MoE without norm_topk_prob", m::qwen3_moe(8, 8, 64, 8, false), as_they_are);
-  agrees("Qwen3-Next", m::qwen3_next(8, 8, 64, 10, 8), by_sum);
-  agrees("OLMoE", m::olmoe(8, 8, 64, 8), as_they_are);
-  agrees("DeepSeek-V2", m::deepseek_v2(8, 8, 64, 6, 8, 16), {.scale = 16});
-  agrees("DeepSeek-V2 in groups", m::deepseek_v2(8, 8, 64, 6, 8, 16, 8, 3),
+  agrees("Mixtral", {.rule = r::mixtral, .experts = 8, .k = 2}, by_sum);
+  agrees("Qwen2-MoE", {.rule = r::qwen2_moe, .experts = 60, .k = 4}, as_they_are);
+  agrees("Qwen3-MoE", {.rule = r::qwen3_moe, .experts = 64, .k = 8}, by_sum);
+  agrees("OLMoE", {.rule = r::olmoe, .experts = 64, .k = 8}, as_they_are);
+  agrees("DeepSeek-V2", {.rule = r::deepseek_v2, .experts = 64, .k = 6, .scale = 16}, {.scale = 16});
+  agrees("DeepSeek-V2 in groups", {.rule = r::deepseek_v2, .experts = 64, .k = 6, .scale = 16, .groups = 8, .kept = 3},
          {.scale = 16, .group = Group::maximum_others_zero, .groups = 8, .kept = 3});
-  agrees("DeepSeek-V3", m::deepseek_v3(8, 8, 64, 8, 8, 2.5f, 8, 4),
+  agrees("DeepSeek-V3", {.rule = r::deepseek_v3, .experts = 64, .k = 8, .scale = 2.5f, .groups = 8, .kept = 4},
          {.score = Score::sigmoid,
           .epsilon = 1e-20,
           .scale = 2.5,
@@ -124,31 +121,37 @@ TEST_CASE("routers of specs follow their families' published rules") {
           .groups = 8,
           .kept = 4},
          true);
-  agrees("LFM2", m::deepseek_v3(8, 8, 32, 4, 0, 1, 1, 1, 1e-6f), {.score = Score::sigmoid, .epsilon = 1e-6}, true);
-  agrees("DeepSeek-V4", m::deepseek_v4(8, 8, 64, 6, 8, 1.5f),
+  agrees("Mistral-4", {.rule = r::mistral4, .experts = 64, .k = 6, .groups = 8, .kept = 3},
+         {.epsilon = 1e-20, .group = Group::two_best_others_zero, .groups = 8, .kept = 3});
+  agrees("LFM2", {.rule = r::lfm2_moe, .experts = 32, .k = 4}, {.score = Score::sigmoid, .epsilon = 1e-6}, true);
+  agrees("DeepSeek-V4", {.rule = r::deepseek_v4, .experts = 64, .k = 6, .scale = 1.5f},
          {.score = Score::sqrt_softplus, .epsilon = 1e-20, .scale = 1.5}, true);
-  agrees("GPT-OSS", m::gpt_oss(8, 8, 32, 4), by_sum);
-  agrees("Llama-4", m::llama4(8, 8, 16, 1, 8), {.score = Score::sigmoid});
-  agrees("DBRX", m::dbrx(8, 8, 16, 4), by_sum);
-  agrees("DBRX, power 2", m::dbrx(8, 8, 16, 4, 2), {.epsilon = renormalised, .power = 2});
-  agrees("ERNIE-4.5", m::ernie4_5(8, 8, 64, 6, 8), {.epsilon = renormalised, .floor = 1e-12}, true);
-  agrees("ERNIE-4.5, a floor that counts", m::ernie4_5(8, 8, 64, 6, 8, 0.9f),
+  agrees("GPT-OSS", {.rule = r::gpt_oss, .experts = 32, .k = 4}, by_sum);
+  agrees("Llama-4", {.rule = r::llama4, .experts = 16, .k = 1}, {.score = Score::sigmoid});
+  agrees("DBRX", {.rule = r::dbrx, .experts = 16, .k = 4}, by_sum);
+  moe::models::Rule power_2 = r::dbrx;
+  power_2.normalise.power = 2;
+  agrees("DBRX, power 2", {.rule = power_2, .experts = 16, .k = 4}, {.epsilon = renormalised, .power = 2});
+  agrees("ERNIE-4.5", {.rule = r::ernie4_5, .experts = 64, .k = 6}, {.epsilon = renormalised, .floor = 1e-12}, true);
+  moe::models::Rule high_floor = r::ernie4_5;
+  high_floor.normalise.floor = 0.9f;
+  agrees("ERNIE-4.5, a floor that counts", {.rule = high_floor, .experts = 64, .k = 6},
          {.epsilon = renormalised, .floor = static_cast<double>(0.9f)});
-  agrees("LongCat-Flash", m::longcat(8, 8, 32, 16, 12, 6), {.scale = 6}, true);
-  agrees("MiniMax-M3", m::minimax_m3(8, 8, 32, 4, 8, 2), {.score = Score::sigmoid, .epsilon = renormalised}, true);
-  agrees("Nemotron-H", m::nemotron_h(8, 8, 32, 4, 8, 2.5f), {.score = Score::sigmoid, .epsilon = 1e-20, .scale = 2.5},
+  agrees("LongCat-Flash", {.rule = r::longcat, .experts = 32, .k = 12, .scale = 6, .identities = 16}, {.scale = 6},
          true);
-  agrees("Zaya", m::zaya(8, 8, 16), as_they_are, true);
-  agrees("Switch", m::switch_transformer(8, 8, 8), as_they_are);
-  agrees("NLLB", m::nllb(8, 8, 128), {.epsilon = renormalised, .floor = 0x1p-23});
+  agrees("MiniMax-M2", {.rule = r::minimax_m2, .experts = 32, .k = 4}, {.score = Score::sigmoid, .epsilon = 0}, true);
+  agrees("MiniMax-M3", {.rule = r::minimax_m3, .experts = 32, .k = 4}, {.score = Score::sigmoid, .epsilon = 0}, true);
+  agrees("Zaya", {.rule = r::zaya, .experts = 16, .k = 1, .nulls = 1}, as_they_are, true);
+  agrees("Switch", {.rule = r::switch_transformer, .experts = 8, .k = 1}, as_they_are);
+  agrees("NLLB", {.rule = r::nllb, .experts = 128, .k = 2}, {.epsilon = renormalised, .floor = 0x1p-23});
+  agrees("PR-MoE", {.rule = r::pr_moe, .experts = 8, .k = 2}, as_they_are);
 }
 TEST_CASE("what multiplies outputs and inputs is the families' own") {
   namespace m = moe::models;
-  CHECK(m::form<moe::SwiGlu>(m::llama4(8, 8, 16, 1, 8)).weight_on == moe::WeightOn::input);
-  CHECK(m::form<moe::SwiGlu>(m::mixtral(8, 8)).weight_on == moe::WeightOn::output);
-  CHECK(m::form<moe::SwiGlu>(m::minimax_m3(8, 8, 32, 4, 8, 2)).output_scale == 2);
-  CHECK(m::form<moe::Relu>(m::nllb(8, 8, 128)).output_scale == 0.8f);
-  CHECK(m::nemotron_h(8, 8, 32, 4, 8, 2.5f, 4).latent == 4);
+  CHECK(m::form<moe::SwiGlu>(m::llama4_scout).weight_on == moe::WeightOn::input);
+  CHECK(m::form<moe::SwiGlu>(m::mixtral_8x7b).weight_on == moe::WeightOn::output);
+  CHECK(m::form<moe::SwiGlu>(m::mixtral_8x7b).output_scale == 1);
+  CHECK(m::form<moe::Relu>({.rule = m::rules::nllb, .output_scale = 0.8f}).output_scale == 0.8f);
 }
 
 TEST_CASE("the shipped specs have the published numbers") {
@@ -192,8 +195,8 @@ TEST_CASE("the shipped specs have the published numbers") {
     CHECK(p.spec.k == p.k);
     CHECK(p.spec.shared_ffn == p.shared_ffn);
     CHECK(p.spec.scale == p.scale);
-    CHECK(p.spec.groups.count == p.groups);
-    CHECK(p.spec.groups.kept == p.kept);
+    CHECK(p.spec.groups == p.groups);
+    CHECK(p.spec.kept == p.kept);
     CHECK(p.spec.identities == p.identities);
     CHECK(p.spec.nulls == p.nulls);
     CHECK_NOTHROW(moe::models::router(p.spec).check());
@@ -203,9 +206,9 @@ TEST_CASE("an alias and a spec make a layer with the family's outputs") {
   oracle::Random random(72);
   const Problem<float> p({.tokens = 5, .hidden = 16, .ffn = 8, .experts = 8}, random);
   using Storage = moe::Resident<moe::PanelLayout, moe::formats<float>>;
-  const moe::models::Mixtral<Storage> layer(moe::Linear(p.gate_view()),
-                                            moe::models::router(moe::models::mixtral(16, 8)), p.storage(),
-                                            moe::Cpu{.threads = 1});
+  const moe::models::Mixtral<Storage> layer(
+      moe::Linear(p.gate_view()), moe::models::router({.rule = moe::models::rules::mixtral, .experts = 8, .k = 2}),
+      p.storage(), moe::Cpu{.threads = 1});
   const oracle::Routing rule{oracle::Score::softmax, oracle::Divide::by_sum};
   CHECK(wrong_rows(p, gate_logits(p), forward(layer, p), rule) == 0);
 }

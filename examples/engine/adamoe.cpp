@@ -12,8 +12,8 @@ using moe::io::Checkpoint;
 using moe::io::ModelConfig;
 
 /// As the checkpoints of the authors' code name it, beside the gate of the true experts.
-std::string null_gate_name(const ModelConfig& config, int layer) {
-  std::string name = moe::io::detail::tensor_name(moe::io::tensor_names(config.family).gate, layer);
+std::string null_gate_name(const Checkpoint& checkpoint, int layer) {
+  std::string name = checkpoint.layer_tensor(layer, checkpoint.blocks().gate.weight.front());
   const std::string tail = "gate.weight";
   return name.replace(name.rfind(tail), tail.size(), "gate2.weight");
 }
@@ -21,9 +21,9 @@ std::string null_gate_name(const ModelConfig& config, int layer) {
 void check_added(const Checkpoint& checkpoint, const std::filesystem::path& base, const TrainedNulls& nulls) {
   const ModelConfig& config = checkpoint.config();
   std::size_t gates = 0;
-  for (int layer = 0; layer < config.layers; ++layer) {
+  for (int layer = 0; layer < config.layers(); ++layer) {
     if (!config.is_moe_layer(layer)) continue;
-    checkpoint.require(null_gate_name(config, layer), {nulls.count, config.hidden});
+    checkpoint.require(null_gate_name(checkpoint, layer), {nulls.count, config.hidden()});
     ++gates;
   }
   const moe::io::TensorSet before(base);
@@ -59,8 +59,8 @@ Matrix gate_with_nulls(const Checkpoint& checkpoint, int layer, const TrainedNul
   const ModelConfig& config = checkpoint.config();
   std::vector<float> gate = checkpoint.gate(layer);
   if (nulls.count > 0) {
-    const std::string name = null_gate_name(config, layer);
-    const std::vector<float> rows = checkpoint.read_f32(name, {nulls.count, config.hidden});
+    const std::string name = null_gate_name(checkpoint, layer);
+    const std::vector<float> rows = checkpoint.read_f32(name, {nulls.count, config.hidden()});
     for (const float value : rows) {
       if (std::isfinite(value)) continue;
       moe::raise(moe::IoError(checkpoint.tensors().place(checkpoint.tensors().at(name)), "element", "a finite number",
@@ -68,7 +68,7 @@ Matrix gate_with_nulls(const Checkpoint& checkpoint, int layer, const TrainedNul
     }
     gate.insert(gate.end(), rows.begin(), rows.end());
   }
-  return {std::move(gate), config.experts + nulls.count, config.hidden};
+  return {std::move(gate), config.experts() + nulls.count, config.hidden()};
 }
 
 }  // namespace engine

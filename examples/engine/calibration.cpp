@@ -71,14 +71,14 @@ class Calibrator {
     if (windows_ == 0) {
       moe::raise(moe::Error(where, "tokens", moe::concat("at least ", options.window), std::to_string(text.size())));
     }
-    if (c.experts_per_token < 2 || model.experts().nulls().count > 0) {
+    if (c.experts_per_token() < 2 || model.experts().nulls().count > 0) {
       moe::raise(moe::Error(where, "model", "two experts or more for every token", "another one"));
     }
   }
 
   Calibration run() {
     const moe::io::ModelConfig& c = model_.config();
-    Calibration result{{}, 0, static_cast<std::int64_t>(windows_) * options_.window, c.layers, c.experts};
+    Calibration result{{}, 0, static_cast<std::int64_t>(windows_) * options_.window, c.layers(), c.experts()};
     const std::vector<LayerLoad>& loads = model_.experts().loads();
     total_ = 1 + static_cast<std::int64_t>(loads.size());
     const Weights weights = trace();
@@ -100,7 +100,7 @@ class Calibrator {
 
  private:
   Weights trace() {
-    Weights weights(model_.config().layers);
+    Weights weights(model_.config().layers());
     model_.experts().reset_loads();
     model_.experts().observe([&](int layer, const moe::Frame<>& frame) { weights.add(layer, frame); });
     for (std::size_t w = 0; w < windows_; ++w) loss(w, 0);
@@ -179,7 +179,7 @@ namespace {
 
 /// The first layer with experts from `layer` on; the number of layers if there is none.
 int next_moe_layer(const moe::io::ModelConfig& config, int layer) {
-  while (layer < config.layers && !config.is_moe_layer(layer)) ++layer;
+  while (layer < config.layers() && !config.is_moe_layer(layer)) ++layer;
   return layer;
 }
 
@@ -194,24 +194,24 @@ Calibration load_calibration(const std::filesystem::path& file, const moe::io::M
   Calibration result;
   result.budget = static_cast<float>(reader.number({"budget"}, 0, most));
   result.tokens = reader.integer({"tokens"}, 1, largest);
-  result.decoder_layers = reader.integer({"decoder_layers"}, config.layers, config.layers);
-  result.experts = reader.integer({"experts"}, config.experts, config.experts);
+  result.decoder_layers = reader.integer({"decoder_layers"}, config.layers(), config.layers());
+  result.experts = reader.integer({"experts"}, config.experts(), config.experts());
   const moe::io::Json* const layers = reader.find({"layers"});
   if (layers == nullptr || !layers->is_array()) reader.refuse("layers", "an array", "none");
   for (const moe::io::Json& entry : *layers) {
     const int expected = next_moe_layer(config, result.layers.empty() ? 0 : result.layers.back().layer + 1);
     if (!entry.is_object()) reader.refuse("layers", "objects", "another entry");
     const ConfigReader layer(entry, moe::concat(file.string(), ": in \"layers\""));
-    result.layers.push_back({layer.integer({"layer"}, expected, std::min(expected, config.layers - 1)),
+    result.layers.push_back({layer.integer({"layer"}, expected, std::min(expected, config.layers() - 1)),
                              static_cast<float>(layer.number({"sensitivity"}, 1e-30, most)),
                              static_cast<float>(layer.number({"beta"}, 0, most)),
                              {}});
     for (const int n : layer.integers("picks", 0, largest)) result.layers.back().picks.push_back(n);
-    if (result.layers.back().picks.size() != static_cast<std::size_t>(config.experts)) {
-      layer.refuse("picks", moe::concat(config.experts, " counts"), std::to_string(result.layers.back().picks.size()));
+    if (result.layers.back().picks.size() != static_cast<std::size_t>(config.experts())) {
+      layer.refuse("picks", moe::concat(config.experts(), " counts"), std::to_string(result.layers.back().picks.size()));
     }
   }
-  if (next_moe_layer(config, result.layers.empty() ? 0 : result.layers.back().layer + 1) < config.layers) {
+  if (next_moe_layer(config, result.layers.empty() ? 0 : result.layers.back().layer + 1) < config.layers()) {
     reader.refuse("layers", "an entry for every layer with experts", std::to_string(result.layers.size()));
   }
   return result;

@@ -17,14 +17,14 @@ Guesser::Guesser(const StorageChoice& choice, const moe::io::ModelConfig& config
     : cpu_(cpu),
       predictor_(choice.predictor),
       horizon_(choice.horizon),
-      layers_(config.layers),
-      picks_(config.experts_per_token) {
+      layers_(config.layers()),
+      picks_(config.experts_per_token()) {
   const bool makes_logits = predictor_ == Predictor::token_table || predictor_ == Predictor::first_gate;
   if (makes_logits)
-    moe::require_equal("--predictor", "logits of the routers, one for each expert", config.experts, logits);
+    moe::require_equal("--predictor", "logits of the routers, one for each expert", config.experts(), logits);
   if (predictor_ == Predictor::token_table)
     frequencies_.emplace(
-        moe::TokenFrequenciesShape{.vocabulary = config.vocab, .layers = layers_, .experts = config.experts});
+        moe::TokenFrequenciesShape{.vocabulary = config.vocab, .layers = layers_, .experts = config.experts()});
   if (predictor_ == Predictor::paths) read_paths(choice, config);
   if (predictor_ == Predictor::first_gate) read_first_gate(choice, config);
 }
@@ -36,7 +36,7 @@ void Guesser::read_paths(const StorageChoice& choice, const moe::io::ModelConfig
   paths_ = moe::io::read_path_predictor(choice.predictor_file);
   moe::require_equal(where, "token ids", config.vocab, paths_->vocabulary());
   moe::require_equal(where, "layers with experts", moe_layers, paths_->layers());
-  moe::require_equal(where, "experts a layer", config.experts, paths_->experts());
+  moe::require_equal(where, "experts a layer", config.experts(), paths_->experts());
   path_state_ = paths_->begin();
 }
 
@@ -44,8 +44,8 @@ void Guesser::read_first_gate(const StorageChoice& choice, const moe::io::ModelC
   constexpr const char* where = "--predictor first-gate";
   if (!config.is_moe_layer(0)) moe::raise(moe::Error(where, "layer 0", "one with experts", "one without"));
   first_gate_ = moe::io::read_first_gate(choice.predictor_file);
-  moe::require_equal(where, "experts a layer", config.experts, first_gate_->experts());
-  moe::require_equal(where, "hidden width", config.hidden, first_gate_->hidden());
+  moe::require_equal(where, "experts a layer", config.experts(), first_gate_->experts());
+  moe::require_equal(where, "hidden width", config.hidden(), first_gate_->hidden());
 }
 
 void Guesser::begin_sequence() {

@@ -44,10 +44,10 @@ template <class Tensors>
 AttentionWeights attention(const Tensors& tensors, const ModelConfig& c, const std::string& prefix) {
   const int queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
   AttentionWeights w;
-  w.query = projection(tensors, prefix + "q_proj", queries, c.hidden, c.attention_bias);
-  w.key = projection(tensors, prefix + "k_proj", keys, c.hidden, c.attention_bias);
-  w.value = projection(tensors, prefix + "v_proj", keys, c.hidden, c.attention_bias);
-  w.output = projection(tensors, prefix + "o_proj", c.hidden, queries, c.attention_bias);
+  w.query = projection(tensors, prefix + "q_proj", queries, c.hidden(), c.attention_bias);
+  w.key = projection(tensors, prefix + "k_proj", keys, c.hidden(), c.attention_bias);
+  w.value = projection(tensors, prefix + "v_proj", keys, c.hidden(), c.attention_bias);
+  w.output = projection(tensors, prefix + "o_proj", c.hidden(), queries, c.attention_bias);
   if (c.qk_norm != QkNorm::none) {
     const bool per_head = c.qk_norm == QkNorm::per_head;
     w.query_gain = tensors.vector(prefix + "q_norm.weight", per_head ? c.head_dim : queries);
@@ -59,15 +59,15 @@ AttentionWeights attention(const Tensors& tensors, const ModelConfig& c, const s
 template <class Tensors>
 Backbone backbone(const Tensors& tensors, const ModelConfig& c) {
   Backbone b;
-  b.embeddings = tensors.matrix("model.embed_tokens.weight", c.vocab, c.hidden);
-  for (int layer = 0; layer < c.layers; ++layer) {
+  b.embeddings = tensors.matrix("model.embed_tokens.weight", c.vocab, c.hidden());
+  for (int layer = 0; layer < c.layers(); ++layer) {
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    b.layers.push_back({tensors.vector(prefix + "input_layernorm.weight", c.hidden),
-                        tensors.vector(prefix + "post_attention_layernorm.weight", c.hidden),
+    b.layers.push_back({tensors.vector(prefix + "input_layernorm.weight", c.hidden()),
+                        tensors.vector(prefix + "post_attention_layernorm.weight", c.hidden()),
                         attention(tensors, c, prefix + "self_attn.")});
   }
-  b.final_gain = tensors.vector("model.norm.weight", c.hidden);
-  if (!c.tied_embeddings) b.output = tensors.matrix("lm_head.weight", c.vocab, c.hidden);
+  b.final_gain = tensors.vector("model.norm.weight", c.hidden());
+  if (!c.tied_embeddings) b.output = tensors.matrix("lm_head.weight", c.vocab, c.hidden());
   return b;
 }
 

@@ -47,7 +47,7 @@ MoeStack::MoeStack(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const 
         std::make_unique<const Offloading>(options.storage, sizes_of_experts<F>(*checkpoint_, options.storage));
     if (offloading_->guesses())
       guesser_ = std::make_shared<Guesser>(options.storage, checkpoint_->config(),
-                                           checkpoint_->config().experts + nulls_.count, cpu_);
+                                           checkpoint_->config().experts() + nulls_.count, cpu_);
     add_layers<F>(progress);
   });
   set_policy(AsTrained{});
@@ -56,16 +56,16 @@ MoeStack::MoeStack(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const 
 template <class F>
 void MoeStack::add_layers(const LoadProgress& progress) {
   const moe::io::ModelConfig& config = checkpoint_->config();
-  const auto layers = static_cast<std::size_t>(config.layers);
+  const auto layers = static_cast<std::size_t>(config.layers());
   gates_.resize(layers);
   makers_.resize(layers);
   layers_.resize(layers);
   loads_.reserve(layers);  // observers keep pointers
   const ExpertStorages<F> storages(checkpoint_, *offloading_);
-  for (int layer = 0; layer < config.layers; ++layer) {
-    if (progress) progress(layer, config.layers);
+  for (int layer = 0; layer < config.layers(); ++layer) {
+    if (progress) progress(layer, config.layers());
     if (config.is_moe_layer(layer)) {
-      loads_.push_back({layer, 0, std::vector<std::int64_t>(static_cast<std::size_t>(config.experts))});
+      loads_.push_back({layer, 0, std::vector<std::int64_t>(static_cast<std::size_t>(config.experts()))});
       storages.with_storage(layer, static_cast<int>(loads_.size()) - 1, [&]<class Storage>(Storage storage) {
         if constexpr (requires { storage.bytes_held(); }) resident_bytes_ += storage.bytes_held();
         add_expert_layer(layer, std::move(storage), loads_.back());
@@ -92,9 +92,9 @@ template <class F>
 std::unique_ptr<moe::AnyLayer<>> MoeStack::dense_layer(int layer) {
   const moe::io::ModelConfig& config = checkpoint_->config();
   Matrix& gate = gates_[static_cast<std::size_t>(layer)];
-  gate = Matrix(1, config.hidden);
+  gate = Matrix(1, config.hidden());
   const moe::io::ExpertTensors tensors = checkpoint_->dense(layer);
-  moe::Resident storage{moe::Packed<F>({config.hidden, config.dense_ffn}, std::span(&tensors.matrices(), 1))};
+  moe::Resident storage{moe::Packed<F>({config.hidden(), config.blocks.dense_ffn}, std::span(&tensors.matrices(), 1))};
   resident_bytes_ += storage.bytes_held();
   return moe::erase(moe::MoELayer{moe::Linear{std::as_const(gate).view()}, moe::TopK{.experts = 1, .k = 1},
                                   std::move(storage), cpu_});

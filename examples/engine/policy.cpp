@@ -85,11 +85,11 @@ PolicyRouter router_for(const Policy& policy, const moe::TopK& trained, const Tr
 std::vector<std::uint32_t> allowed_experts(const Policy& policy, const moe::io::ModelConfig& config, int layer) {
   const auto* const pruned = std::get_if<PrunedExperts>(&policy);
   if (pruned == nullptr) return {};
-  moe::require_equal("engine::allowed_experts", "layers", config.layers, static_cast<int>(pruned->kept.size()));
-  std::vector<std::uint32_t> bits(static_cast<std::size_t>(moe::pieces(config.experts, 32)));
+  moe::require_equal("engine::allowed_experts", "layers", config.layers(), static_cast<int>(pruned->kept.size()));
+  std::vector<std::uint32_t> bits(static_cast<std::size_t>(moe::pieces(config.experts(), 32)));
   for (const moe::ExpertId e : pruned->kept[static_cast<std::size_t>(layer)]) {
-    if (e < 0 || e >= config.experts) {
-      moe::raise(moe::Error("engine::allowed_experts", "expert to keep", moe::concat("0 to ", config.experts - 1),
+    if (e < 0 || e >= config.experts()) {
+      moe::raise(moe::Error("engine::allowed_experts", "expert to keep", moe::concat("0 to ", config.experts() - 1),
                             std::to_string(e)));
     }
     bits[static_cast<std::size_t>(e) / 32] |= 1u << (e % 32);
@@ -116,9 +116,9 @@ PrunedExperts most_picked(const std::vector<std::vector<std::int64_t>>& picks, i
 
 PrunedExperts random_experts(const moe::io::ModelConfig& config, int keep, std::uint64_t seed) {
   SplitMix64 random(seed);
-  std::vector<std::vector<std::int64_t>> draws(static_cast<std::size_t>(config.layers));
+  std::vector<std::vector<std::int64_t>> draws(static_cast<std::size_t>(config.layers()));
   for (std::vector<std::int64_t>& layer : draws) {
-    for (int e = 0; e < config.experts; ++e) layer.push_back(static_cast<std::int64_t>(random.next() >> 1));
+    for (int e = 0; e < config.experts(); ++e) layer.push_back(static_cast<std::int64_t>(random.next() >> 1));
   }
   return most_picked(draws, keep);
 }
@@ -202,7 +202,7 @@ Policy skip_from(PolicyText& text, const moe::io::ModelConfig& config) {
 }
 
 Policy pruned_from(PolicyText& text, const moe::io::ModelConfig& config) {
-  const int keep = text.integer("keep", text.at("keep"), 1, config.experts);
+  const int keep = text.integer("keep", text.at("keep"), 1, config.experts());
   if (const auto seed = text.find("seed")) {
     return random_experts(config, keep, static_cast<std::uint64_t>(text.integer("seed", *seed, 0, 1 << 30)));
   }
@@ -215,7 +215,7 @@ Policy named_policy(PolicyText& text, std::string_view whole, const moe::io::Mod
   if (text.name == "sensitivity") return sensitivity_from(text, config);
   if (text.name == "skip") return skip_from(text, config);
   if (text.name == "pruned") return pruned_from(text, config);
-  if (text.name.starts_with("top")) return TopExperts{text.integer("k", text.name.substr(3), 1, config.experts)};
+  if (text.name.starts_with("top")) return TopExperts{text.integer("k", text.name.substr(3), 1, config.experts())};
   refuse("trained, topK, nulls:shift=X, sensitivity:file=S.json, skip:file=S.json or pruned:keep=N,file=S.json", whole);
 }
 

@@ -12,14 +12,14 @@ Sequence::Sequence(const Model& model, std::vector<int> rules)
       rules_(std::move(rules)),
       attention_(model.config(), model.cpu(), batch),
       workspace_(model.experts().workspace(batch)),
-      hidden_(batch, model.config().hidden),
-      normed_(batch, model.config().hidden),
-      update_(batch, model.config().hidden) {
+      hidden_(batch, model.config().hidden()),
+      normed_(batch, model.config().hidden()),
+      update_(batch, model.config().hidden()) {
   const moe::io::ModelConfig& c = model.config();
   if (rules_.empty() || streams() > batch) {
     moe::raise(moe::Error("engine", "streams", "1 to " + std::to_string(batch), std::to_string(rules_.size())));
   }
-  caches_.assign(static_cast<std::size_t>(c.layers) * rules_.size(),
+  caches_.assign(static_cast<std::size_t>(c.layers()) * rules_.size(),
                  KvCache(c.kv_heads * c.head_dim, c.sliding_window, batch));
 }
 
@@ -61,7 +61,7 @@ void Sequence::check(std::span<const int> tokens) const {
 
 void Sequence::append_batch(std::span<const int> tokens) {
   const auto count = static_cast<int>(tokens.size());
-  const int layers = model_.config().layers;
+  const int layers = model_.config().layers();
   const Rows x = hidden_.first(count * streams());
   for (int row = 0; row < x.rows; ++row) {
     const int token = tokens[static_cast<std::size_t>(row % count)];

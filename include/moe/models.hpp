@@ -1,8 +1,9 @@
-// One alias and one spec per model family.
+// Published models as specs, and one alias per family for the layer that computes them.
 #pragma once
 
 #include <moe/executors/cpu.hpp>
 #include <moe/layer.hpp>
+#include <moe/models/rules.hpp>
 #include <moe/routers/capacity.hpp>
 #include <moe/routers/null_experts.hpp>
 #include <moe/routers/sparse_mixer.hpp>
@@ -12,16 +13,14 @@
 
 namespace moe::models {
 
-/// The numbers of one family's layer; weights, biases and tables come from the host application.
+/// The numbers of one model's layers; weights, biases and tables come from the host application.
 struct Spec {
-  int hidden = 0, ffn = 0, experts = 0, k = 0;
-  Score score = Score::softmax;
-  Normalisation normalise = Normalisation::none();
-  float scale = 1;
-  int shared_ffn = 0;  // width of the shared experts together; 0: none
-  GroupLimit groups{};
+  Rule rule{};
+  int hidden = 0, ffn = 0, experts = 0, k = 1;
+  float scale = 1;           // of the weights
+  int shared_ffn = 0;        // width of the shared experts together; 0: none
+  int groups = 1, kept = 1;  // as GroupLimit has them
   int identities = 0, nulls = 0;
-  WeightOn weight_on = WeightOn::output;
   float output_scale = 1;
   int latent = 0;  // width in which the experts work, if not `hidden`
 };
@@ -31,153 +30,67 @@ struct Spec {
 constexpr TopK router(const Spec& s, Row<const float> bias = {}, Row<const float> expert_scale = {}) {
   return {.experts = s.experts,
           .k = s.k,
-          .score = s.score,
-          .normalise = s.normalise,
+          .score = s.rule.score,
+          .normalise = s.rule.normalise,
           .scale = s.scale,
           .bias = {bias},
-          .groups = s.groups,
+          .groups = {s.groups, s.kept, s.rule.groups_by, s.rule.other_groups},
           .expert_scale = expert_scale,
           .identities = s.identities,
           .nulls = s.nulls};
 }
 template <class Activation>
 constexpr ExpertForm<Activation> form(const Spec& s, Activation activation = {}) {
-  return {.act = activation, .weight_on = s.weight_on, .output_scale = s.output_scale};
-}
-
-// ---- specs, by family
-
-/// Softmax over all experts, the picked weights renormalised. Also MiniMax-M1, Jamba's and Phi's widths aside.
-constexpr Spec mixtral(int hidden, int ffn, int experts = 8, int k = 2) {
-  return {hidden, ffn, experts, k, Score::softmax_of_picked};
-}
-/// Softmax over all experts, the picked weights as they are unless `norm_topk_prob`; a sigmoid-gated shared expert.
-constexpr Spec qwen2_moe(int hidden, int ffn, int experts, int k, int shared_ffn, bool norm_topk_prob = false) {
-  Spec s{hidden, ffn, experts, k, norm_topk_prob ? Score::softmax_of_picked : Score::softmax};
-  s.shared_ffn = shared_ffn;
-  return s;
-}
-/// As Mixtral where `norm_topk_prob` holds (all shipped models), else as OLMoE.
-constexpr Spec qwen3_moe(int hidden, int ffn, int experts, int k, bool norm_topk_prob = true) {
-  return qwen2_moe(hidden, ffn, experts, k, 0, norm_topk_prob);
-}
-/// As Qwen2-MoE, renormalised. Qwen3.5-MoE too.
-constexpr Spec qwen3_next(int hidden, int ffn, int experts, int k, int shared_ffn) {
-  return qwen2_moe(hidden, ffn, experts, k, shared_ffn, true);
-}
-/// Softmax over all experts, the picked weights as they are. FlexOlmo and Jamba too.
-constexpr Spec olmoe(int hidden, int ffn, int experts, int k, bool norm_topk_prob = false) {
-  return qwen3_moe(hidden, ffn, experts, k, norm_topk_prob);
-}
-/// Softmax; experts of the groups with the best single expert; scaled, not renormalised.
-constexpr Spec deepseek_v2(int hidden, int ffn, int experts, int k, int shared_ffn, float scale, int groups = 1,
-                           int kept = 1) {
-  return {.hidden = hidden,
-          .ffn = ffn,
-          .experts = experts,
-          .k = k,
-          .scale = scale,
-          .shared_ffn = shared_ffn,
-          .groups = {groups, kept, GroupLimit::By::maximum, GroupLimit::Others::zero}};
-}
-/// Sigmoid with a selection bias; experts of the groups with the two best; renormalised and scaled. Kimi-K2, GLM-4.5,
-/// dots1, EXAONE-MoE; with one group LFM2, AFMoE, Hunyuan v3, MiniMax-M2 (scale 1).
-constexpr Spec deepseek_v3(int hidden, int ffn, int experts, int k, int shared_ffn, float scale, int groups = 1,
-                           int kept = 1, float epsilon = 1e-20f) {
-  return {.hidden = hidden,
-          .ffn = ffn,
-          .experts = experts,
-          .k = k,
-          .score = Score::sigmoid,
-          .normalise = Normalisation::by_sum(epsilon),
-          .scale = scale,
-          .shared_ffn = shared_ffn,
-          .groups = {groups, kept, GroupLimit::By::two_best, GroupLimit::Others::excluded}};
-}
-/// sqrt(softplus) with a selection bias; the first layers take their experts from a table by token id.
-constexpr Spec deepseek_v4(int hidden, int ffn, int experts, int k, int shared_ffn, float scale) {
-  Spec s = deepseek_v3(hidden, ffn, experts, k, shared_ffn, scale);
-  s.score = Score::sqrt_softplus;
-  return s;
-}
-/// Softmax over the picked logits. Granite-MoE and Aria (shared) too.
-constexpr Spec gpt_oss(int hidden, int ffn, int experts, int k, int shared_ffn = 0) {
-  Spec s{hidden, ffn, experts, k, Score::softmax_of_picked};
-  s.shared_ffn = shared_ffn;
-  return s;
-}
-/// The sigmoid of the picked logit multiplies the expert's input.
-constexpr Spec llama4(int hidden, int ffn, int experts, int k, int shared_ffn) {
-  return {.hidden = hidden,
-          .ffn = ffn,
-          .experts = experts,
-          .k = k,
-          .score = Score::sigmoid,
-          .shared_ffn = shared_ffn,
-          .weight_on = WeightOn::input};
-}
-/// Softmax, divided by the L_p norm of the picked.
-constexpr Spec dbrx(int hidden, int ffn, int experts, int k, float power = 1) {
-  return {hidden, ffn, experts, k, Score::softmax, Normalisation::by_norm(power)};
-}
-/// Softmax with a selection bias, divided by the sum, which is at least `norm_min`.
-constexpr Spec ernie4_5(int hidden, int ffn, int experts, int k, int shared_ffn, float norm_min = 1e-12f) {
-  Spec s{hidden, ffn, experts, k, Score::softmax, Normalisation::by_sum(0, norm_min)};
-  s.shared_ffn = shared_ffn;
-  return s;
-}
-/// Softmax with a selection bias over experts and identities; scaled, not renormalised.
-constexpr Spec longcat(int hidden, int ffn, int experts, int identities, int k, float scale) {
-  return {.hidden = hidden, .ffn = ffn, .experts = experts, .k = k, .scale = scale, .identities = identities};
-}
-/// As DeepSeek-V3 with one group, the scale on the routed output. Step-3.5 too.
-constexpr Spec minimax_m3(int hidden, int ffn, int experts, int k, int shared_ffn, float scale) {
-  Spec s = deepseek_v3(hidden, ffn, experts, k, shared_ffn, 1, 1, 1, 0);
-  s.output_scale = scale;
-  return s;
-}
-/// As DeepSeek-V3, ungated experts, in a latent width if there is one.
-constexpr Spec nemotron_h(int hidden, int ffn, int experts, int k, int shared_ffn, float scale, int latent = 0) {
-  Spec s = deepseek_v3(hidden, ffn, experts, k, shared_ffn, scale);
-  s.latent = latent;
-  return s;
-}
-/// Softmax with a selection bias over experts and one class that adds nothing.
-constexpr Spec zaya(int hidden, int ffn, int experts, int k = 1) {
-  return {.hidden = hidden, .ffn = ffn, .experts = experts, .k = k, .nulls = 1};
-}
-/// Softmax, the best expert, its probability as the weight.
-constexpr Spec switch_transformer(int hidden, int ffn, int experts) { return {hidden, ffn, experts, 1}; }
-/// Softmax, two experts renormalised, the output scaled for the dropout of training.
-constexpr Spec nllb(int hidden, int ffn, int experts, float token_dropout = 0.2f) {
-  Spec s{hidden, ffn, experts, 2, Score::softmax, Normalisation::by_sum(0, 0x1p-23f)};
-  s.output_scale = 1 - token_dropout;
-  return s;
+  return {.act = activation, .weight_on = s.rule.weight_on, .output_scale = s.output_scale};
 }
 
 // ---- published models
 
-inline constexpr Spec mixtral_8x7b = mixtral(4096, 14336);
-inline constexpr Spec qwen1_5_moe_a2_7b = qwen2_moe(2048, 1408, 60, 4, 5632);
-inline constexpr Spec qwen3_30b_a3b = qwen3_moe(2048, 768, 128, 8);
-inline constexpr Spec qwen3_next_80b = qwen3_next(2048, 512, 512, 10, 512);
-inline constexpr Spec qwen3_5_35b_a3b = qwen3_next(2048, 512, 256, 8, 512);
-inline constexpr Spec olmoe_1b_7b = olmoe(2048, 1024, 64, 8);
-inline constexpr Spec deepseek_v2_lite = deepseek_v2(2048, 1408, 64, 6, 2816, 1);
-inline constexpr Spec deepseek_v3_671b = deepseek_v3(7168, 2048, 256, 8, 2048, 2.5f, 8, 4);
-inline constexpr Spec kimi_k2 = deepseek_v3(7168, 2048, 384, 8, 2048, 2.827f);
-inline constexpr Spec glm_4_5_air = deepseek_v3(4096, 1408, 128, 8, 1408, 1);
-inline constexpr Spec deepseek_v4_flash = deepseek_v4(4096, 2048, 256, 6, 2048, 1.5f);
-inline constexpr Spec gpt_oss_20b = gpt_oss(2880, 2880, 32, 4);
-inline constexpr Spec gpt_oss_120b = gpt_oss(2880, 2880, 128, 4);
-inline constexpr Spec llama4_scout = llama4(5120, 8192, 16, 1, 8192);
-inline constexpr Spec dbrx_132b = dbrx(6144, 10752, 16, 4);
-inline constexpr Spec phi_3_5_moe = mixtral(4096, 6400, 16, 2);  // sizes; its router is SparseMixer
-inline constexpr Spec minimax_m2 = deepseek_v3(3072, 1536, 256, 8, 0, 1, 1, 1, 0);
-inline constexpr Spec longcat_flash = longcat(6144, 2048, 512, 256, 12, 6);
-inline constexpr Spec ernie_4_5_21b = ernie4_5(2560, 1536, 64, 6, 3072);
-inline constexpr Spec lfm2_8b_a1b = deepseek_v3(2048, 1792, 32, 4, 0, 1, 1, 1, 1e-6f);
-inline constexpr Spec zaya_8b = zaya(2048, 2048, 16);
+inline constexpr Spec mixtral_8x7b{.rule = rules::mixtral, .hidden = 4096, .ffn = 14336, .experts = 8, .k = 2};
+inline constexpr Spec qwen1_5_moe_a2_7b{
+    .rule = rules::qwen2_moe, .hidden = 2048, .ffn = 1408, .experts = 60, .k = 4, .shared_ffn = 5632};
+inline constexpr Spec qwen3_30b_a3b{.rule = rules::qwen3_moe, .hidden = 2048, .ffn = 768, .experts = 128, .k = 8};
+inline constexpr Spec qwen3_next_80b{
+    .rule = rules::qwen3_moe, .hidden = 2048, .ffn = 512, .experts = 512, .k = 10, .shared_ffn = 512};
+inline constexpr Spec qwen3_5_35b_a3b{
+    .rule = rules::qwen3_moe, .hidden = 2048, .ffn = 512, .experts = 256, .k = 8, .shared_ffn = 512};
+inline constexpr Spec olmoe_1b_7b{.rule = rules::olmoe, .hidden = 2048, .ffn = 1024, .experts = 64, .k = 8};
+inline constexpr Spec deepseek_v2_lite{
+    .rule = rules::deepseek_v2, .hidden = 2048, .ffn = 1408, .experts = 64, .k = 6, .shared_ffn = 2816};
+inline constexpr Spec deepseek_v3_671b{.rule = rules::deepseek_v3,
+                                       .hidden = 7168,
+                                       .ffn = 2048,
+                                       .experts = 256,
+                                       .k = 8,
+                                       .scale = 2.5f,
+                                       .shared_ffn = 2048,
+                                       .groups = 8,
+                                       .kept = 4};
+inline constexpr Spec kimi_k2{.rule = rules::deepseek_v3,
+                              .hidden = 7168,
+                              .ffn = 2048,
+                              .experts = 384,
+                              .k = 8,
+                              .scale = 2.827f,
+                              .shared_ffn = 2048};
+inline constexpr Spec glm_4_5_air{
+    .rule = rules::deepseek_v3, .hidden = 4096, .ffn = 1408, .experts = 128, .k = 8, .shared_ffn = 1408};
+inline constexpr Spec deepseek_v4_flash{
+    .rule = rules::deepseek_v4, .hidden = 4096, .ffn = 2048, .experts = 256, .k = 6, .scale = 1.5f, .shared_ffn = 2048};
+inline constexpr Spec gpt_oss_20b{.rule = rules::gpt_oss, .hidden = 2880, .ffn = 2880, .experts = 32, .k = 4};
+inline constexpr Spec gpt_oss_120b{.rule = rules::gpt_oss, .hidden = 2880, .ffn = 2880, .experts = 128, .k = 4};
+inline constexpr Spec llama4_scout{
+    .rule = rules::llama4, .hidden = 5120, .ffn = 8192, .experts = 16, .k = 1, .shared_ffn = 8192};
+inline constexpr Spec dbrx_132b{.rule = rules::dbrx, .hidden = 6144, .ffn = 10752, .experts = 16, .k = 4};
+/// Sizes; its router is SparseMixer.
+inline constexpr Spec phi_3_5_moe{.rule = rules::mixtral, .hidden = 4096, .ffn = 6400, .experts = 16, .k = 2};
+inline constexpr Spec minimax_m2{.rule = rules::minimax_m2, .hidden = 3072, .ffn = 1536, .experts = 256, .k = 8};
+inline constexpr Spec longcat_flash{
+    .rule = rules::longcat, .hidden = 6144, .ffn = 2048, .experts = 512, .k = 12, .scale = 6, .identities = 256};
+inline constexpr Spec ernie_4_5_21b{
+    .rule = rules::ernie4_5, .hidden = 2560, .ffn = 1536, .experts = 64, .k = 6, .shared_ffn = 3072};
+inline constexpr Spec lfm2_8b_a1b{.rule = rules::lfm2_moe, .hidden = 2048, .ffn = 1792, .experts = 32, .k = 4};
+inline constexpr Spec zaya_8b{.rule = rules::zaya, .hidden = 2048, .ffn = 2048, .experts = 16, .k = 1, .nulls = 1};
 
 // ---- layers, by family. Shared experts are resident, in the formats of the routed ones' storage
 

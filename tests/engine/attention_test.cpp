@@ -122,7 +122,7 @@ struct Setup {
 
 void check_against_oracle(const moe::io::Json& config) {
   const Setup setup(config);
-  const engine::Matrix in = random_rows(150, setup.checkpoint.config().hidden, 3);
+  const engine::Matrix in = random_rows(150, setup.checkpoint.config().hidden(), 3);
   std::vector<float> expected;
   for (const Row64& row : oracle(setup.checkpoint.config(), setup.backbone.layers[0].attention, in.view())) {
     expected.insert(expected.end(), row.begin(), row.end());

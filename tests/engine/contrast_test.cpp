@@ -89,7 +89,7 @@ TEST_CASE("a poisoned cache of one stream does not reach the other") {
     clean.append(prompt, engine::LogitsOf::last_token);
     sick.append(prompt, engine::LogitsOf::last_token);
     const moe::io::ModelConfig& c = model.config();
-    for (int layer = 0; layer < c.layers; ++layer) {
+    for (int layer = 0; layer < c.layers(); ++layer) {
       for (int position = 0; position < static_cast<int>(prompt.size()); ++position) {
         std::fill_n(sick.cache(layer, poisoned).value(position), c.kv_heads * c.head_dim, std::nanf(""));
       }
@@ -164,7 +164,7 @@ TEST_CASE("a random weak routing repeats with its seed, and draws anew in every 
   const std::vector<int> ids = drawn(1);
   CHECK(ids == drawn(1));
   CHECK(ids != drawn(2));
-  const auto layer = static_cast<std::ptrdiff_t>(ids.size()) / model.config().layers;
+  const auto layer = static_cast<std::ptrdiff_t>(ids.size()) / model.config().layers();
   CHECK(!std::equal(ids.begin(), ids.begin() + layer, ids.begin() + layer));
 }
 

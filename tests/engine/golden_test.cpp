@@ -60,7 +60,7 @@ TEST_CASE("hidden states agree with the reference layer by layer") {
       CHECK(difference(copy(hidden), tensor<float>(golden_case.full, name)) <= bound);
     });
     sequence.append(golden_case.tokens, engine::LogitsOf::last_token);
-    CHECK(seen == model.config().layers + 1);
+    CHECK(seen == model.config().layers() + 1);
   }
 }
 

@@ -39,7 +39,7 @@ std::vector<float> logits_under(engine::Model& model, const engine::Policy& poli
 }
 
 engine::PrunedExperts all_experts(const moe::io::ModelConfig& config) {
-  return engine::random_experts(config, config.experts, 1);
+  return engine::random_experts(config, config.experts(), 1);
 }
 
 }  // namespace

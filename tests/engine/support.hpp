@@ -86,7 +86,7 @@ class RandomModel {
     std::ofstream(folder / "config.json") << config.dump(1);
     const moe::io::ModelConfig c = moe::io::parse_model_config(config.dump(), "config.json");
     add_decoder(c);
-    for (int layer = 0; layer < c.layers; ++layer) add_layer(c, layer);
+    for (int layer = 0; layer < c.layers(); ++layer) add_layer(c, layer);
     moe::io::write_safetensors(folder / "model.safetensors", tensors_);
   }
 
@@ -100,36 +100,39 @@ class RandomModel {
     tensors_.push_back({name, moe::io::Dtype::F32, shape, std::as_bytes(std::span(values))});
   }
   void add_decoder(const moe::io::ModelConfig& c) {
-    add("model.embed_tokens.weight", c.vocab, c.hidden);
-    add("model.norm.weight", c.hidden);
-    if (!c.tied_embeddings) add("lm_head.weight", c.vocab, c.hidden);
+    add("model.embed_tokens.weight", c.vocab, c.hidden());
+    add("model.norm.weight", c.hidden());
+    if (!c.tied_embeddings) add("lm_head.weight", c.vocab, c.hidden());
   }
   void add_layer(const moe::io::ModelConfig& c, int layer) {
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    add(prefix + "input_layernorm.weight", c.hidden);
-    add(prefix + "post_attention_layernorm.weight", c.hidden);
+    add(prefix + "input_layernorm.weight", c.hidden());
+    add(prefix + "post_attention_layernorm.weight", c.hidden());
     add_attention(c, prefix + "self_attn.");
-    const moe::io::TensorNames& names = moe::io::tensor_names(c.family);
-    const auto name = [&](std::string_view pattern, int e) { return moe::io::detail::tensor_name(pattern, layer, e); };
+    const moe::io::NetworkTensors &dense = c.blocks.dense, &experts = c.blocks.experts.front();
+    const int dense_ffn = c.blocks.dense_ffn, ffn = c.blocks.ffn.at(layer);
+    const auto name = [&](const std::string& pattern, int e) {
+      return moe::io::detail::tensor_name(prefix + pattern, layer, e);
+    };
     if (!c.is_moe_layer(layer)) {
-      add(name(names.dense_gate, 0), c.dense_ffn, c.hidden);
-      add(name(names.dense_up, 0), c.dense_ffn, c.hidden);
-      add(name(names.dense_down, 0), c.hidden, c.dense_ffn);
+      add(name(dense.gate, 0), dense_ffn, c.hidden());
+      add(name(dense.up, 0), dense_ffn, c.hidden());
+      add(name(dense.down, 0), c.hidden(), dense_ffn);
       return;
     }
-    add(name(names.gate, 0), c.experts, c.hidden);
-    for (int e = 0; e < c.experts; ++e) {
-      add(name(names.expert_gate, e), c.expert_ffn, c.hidden);
-      add(name(names.expert_up, e), c.expert_ffn, c.hidden);
-      add(name(names.expert_down, e), c.hidden, c.expert_ffn);
+    add(name(c.blocks.gate.weight.front(), 0), c.experts(), c.hidden());
+    for (int e = 0; e < c.experts(); ++e) {
+      add(name(experts.gate, e), ffn, c.hidden());
+      add(name(experts.up, e), ffn, c.hidden());
+      add(name(experts.down, e), c.hidden(), ffn);
     }
   }
   void add_attention(const moe::io::ModelConfig& c, const std::string& prefix) {
     const int queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
-    for (const auto& [name, rows, cols] : {std::tuple{"q_proj", queries, c.hidden},
-                                           {"k_proj", keys, c.hidden},
-                                           {"v_proj", keys, c.hidden},
-                                           {"o_proj", c.hidden, queries}}) {
+    for (const auto& [name, rows, cols] : {std::tuple{"q_proj", queries, c.hidden()},
+                                           {"k_proj", keys, c.hidden()},
+                                           {"v_proj", keys, c.hidden()},
+                                           {"o_proj", c.hidden(), queries}}) {
       add(prefix + name + ".weight", rows, cols);
       if (c.attention_bias) add(prefix + name + ".bias", rows);
     }

@@ -5,7 +5,7 @@
 // size first), so that mutations reach the tensors; 2 an index; 3 a config.
 #include <cstddef>
 #include <cstdint>
-#include <moe/io/model_config.hpp>
+#include <moe/io/families.hpp>
 #include <moe/io/tensor_set.hpp>
 #include <span>
 #include <string>
@@ -59,10 +59,10 @@ void check_index(std::string_view text) {
 
 void check_config(std::string_view text) {
   const auto config = moe::io::parse_model_config(text, "fuzz");
-  must(config.layers > 0 && config.hidden > 0 && config.vocab > 0 && config.expert_ffn > 0 && config.dense_ffn >= 0);
-  must(config.experts_per_token > 0 && config.experts_per_token <= config.experts);
+  must(config.layers() > 0 && config.hidden() > 0 && config.vocab > 0 && config.blocks.ffn.at(0) > 0);
+  must(config.experts_per_token() > 0 && config.experts_per_token() <= config.experts());
   must(config.kv_heads > 0 && config.heads % config.kv_heads == 0 && config.head_dim > 0 && config.head_dim % 2 == 0);
-  must(config.rope_theta >= 1 && config.rms_norm_eps >= 0 && config.max_positions > 0 && config.sparse_step > 0);
+  must(config.rope_theta >= 1 && config.rms_norm_eps >= 0 && config.max_positions > 0 && config.blocks.dense_ffn >= 0);
   for (const int id : config.eos_ids) must(id >= 0 && id < config.vocab);
 }
 

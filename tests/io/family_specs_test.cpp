@@ -40,7 +40,7 @@ void agrees(const std::string& folder, const Spec& spec) {
   CHECK(spec.ffn == blocks.ffn.at(layer));
   const bool shares = blocks.shared.mixing != moe::io::SharedConfig::Mixing::none;
   CHECK(spec.shared_ffn == (shares ? blocks.shared.ffn.at(layer) : 0));
-  CHECK(spec.weight_on == blocks.weight_on);
+  CHECK(spec.rule.weight_on == blocks.weight_on);
   CHECK(spec.output_scale == blocks.output_scale);
   CHECK(spec.latent == blocks.latent.width);
 }
@@ -48,41 +48,80 @@ void agrees(const std::string& folder, const Spec& spec) {
 }  // namespace
 
 TEST_CASE("specs of softmax families") {
-  using namespace moe::models;
-  agrees("mixtral", mixtral(64, 40));
-  agrees("qwen2_moe", qwen2_moe(64, 40, 12, 4, 56));
-  agrees("qwen3_moe", qwen3_moe(64, 24, 12, 8));
-  agrees("qwen3_next", qwen3_next(32, 20, 8, 3, 28));
-  agrees("qwen3_5_moe", qwen3_next(32, 20, 8, 3, 28));
-  agrees("olmoe", olmoe(64, 24, 12, 8));
-  agrees("flex_olmo", olmoe(32, 20, 8, 3));
-  agrees("jamba", olmoe(32, 20, 8, 3));
-  agrees("gpt_oss", gpt_oss(64, 64, 8, 4));
-  agrees("granitemoe", gpt_oss(64, 40, 12, 8));
-  agrees("dbrx", dbrx(32, 20, 8, 3));
-  agrees("deepseek_v2", deepseek_v2(64, 40, 12, 6, 80, 16, 4, 3));
-  agrees("longcat_flash", longcat(64, 40, 12, 6, 9, 6));
-  agrees("zaya", zaya(32, 20, 4));
-  agrees("granitemoeshared", gpt_oss(32, 20, 8, 3, 28));
-  agrees("aria", gpt_oss(32, 20, 8, 3, 40));
-  agrees("ernie4_5_moe", ernie4_5(32, 20, 8, 3, 40));
-  agrees("gemma4", mixtral(32, 20, 8, 3));
+  namespace r = moe::models::rules;
+  agrees("mixtral", {.rule = r::mixtral, .hidden = 64, .ffn = 40, .experts = 8, .k = 2});
+  agrees("qwen2_moe", {.rule = r::qwen2_moe, .hidden = 64, .ffn = 40, .experts = 12, .k = 4, .shared_ffn = 56});
+  agrees("qwen3_moe", {.rule = r::qwen3_moe, .hidden = 64, .ffn = 24, .experts = 12, .k = 8});
+  agrees("qwen3_next", {.rule = r::qwen3_moe, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .shared_ffn = 28});
+  agrees("qwen3_5_moe", {.rule = r::qwen3_moe, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .shared_ffn = 28});
+  agrees("olmoe", {.rule = r::olmoe, .hidden = 64, .ffn = 24, .experts = 12, .k = 8});
+  agrees("flex_olmo", {.rule = r::olmoe, .hidden = 32, .ffn = 20, .experts = 8, .k = 3});
+  agrees("jamba", {.rule = r::olmoe, .hidden = 32, .ffn = 20, .experts = 8, .k = 3});
+  agrees("gpt_oss", {.rule = r::gpt_oss, .hidden = 64, .ffn = 64, .experts = 8, .k = 4});
+  agrees("granitemoe", {.rule = r::gpt_oss, .hidden = 64, .ffn = 40, .experts = 12, .k = 8});
+  agrees("dbrx", {.rule = r::dbrx, .hidden = 32, .ffn = 20, .experts = 8, .k = 3});
+  agrees("deepseek_v2", {.rule = r::deepseek_v2,
+                         .hidden = 64,
+                         .ffn = 40,
+                         .experts = 12,
+                         .k = 6,
+                         .scale = 16,
+                         .shared_ffn = 80,
+                         .groups = 4,
+                         .kept = 3});
+  agrees("longcat_flash",
+         {.rule = r::longcat, .hidden = 64, .ffn = 40, .experts = 12, .k = 9, .scale = 6, .identities = 6});
+  agrees("zaya", {.rule = r::zaya, .hidden = 32, .ffn = 20, .experts = 4, .k = 1, .nulls = 1});
+  agrees("granitemoeshared", {.rule = r::gpt_oss, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .shared_ffn = 28});
+  agrees("aria", {.rule = r::gpt_oss, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .shared_ffn = 40});
+  agrees("ernie4_5_moe", {.rule = r::ernie4_5, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .shared_ffn = 40});
+  agrees("gemma4", {.rule = r::mixtral, .hidden = 32, .ffn = 20, .experts = 8, .k = 3});
 }
 TEST_CASE("specs of sigmoid families") {
-  using namespace moe::models;
-  agrees("deepseek_v3", deepseek_v3(64, 40, 12, 8, 40, 2.5f, 4, 3));
-  agrees("llama4", llama4(64, 40, 12, 1, 40));
-  agrees("minimax_m2", deepseek_v3(32, 20, 8, 3, 0, 1, 1, 1, 0));
-  agrees("minimax_m3", minimax_m3(32, 20, 8, 3, 28, 2));
-  agrees("step3p5", minimax_m3(32, 20, 8, 3, 28, 3));
-  agrees("afmoe", deepseek_v3(32, 20, 8, 3, 40, 2.826f));
-  agrees("lfm2_moe", deepseek_v3(32, 20, 8, 3, 0, 1.5f, 1, 1, 1e-6f));
-  agrees("hy_v3", deepseek_v3(32, 20, 8, 3, 20, 2.826f));
-  agrees("glm4_moe", deepseek_v3(32, 20, 8, 3, 20, 2.5f));
-  agrees("kimi_linear", deepseek_v3(32, 20, 8, 3, 20, 2.446f, 4, 2));
-  agrees("deepseek_v4", deepseek_v4(32, 20, 8, 3, 20, 1.5f));
-  agrees("nemotron_h", nemotron_h(32, 20, 8, 3, 28, 2.5f));
-  agrees("nemotron_h_latent", nemotron_h(32, 20, 8, 3, 28, 2.5f, 16));
+  namespace r = moe::models::rules;
+  agrees("deepseek_v3", {.rule = r::deepseek_v3,
+                         .hidden = 64,
+                         .ffn = 40,
+                         .experts = 12,
+                         .k = 8,
+                         .scale = 2.5f,
+                         .shared_ffn = 40,
+                         .groups = 4,
+                         .kept = 3});
+  agrees("llama4", {.rule = r::llama4, .hidden = 64, .ffn = 40, .experts = 12, .k = 1, .shared_ffn = 40});
+  agrees("minimax_m2", {.rule = r::minimax_m2, .hidden = 32, .ffn = 20, .experts = 8, .k = 3});
+  agrees("minimax_m3",
+         {.rule = r::minimax_m3, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .shared_ffn = 28, .output_scale = 2});
+  agrees("step3p5",
+         {.rule = r::minimax_m3, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .shared_ffn = 28, .output_scale = 3});
+  agrees("afmoe",
+         {.rule = r::deepseek_v3, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .scale = 2.826f, .shared_ffn = 40});
+  agrees("lfm2_moe", {.rule = r::lfm2_moe, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .scale = 1.5f});
+  agrees("hy_v3",
+         {.rule = r::deepseek_v3, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .scale = 2.826f, .shared_ffn = 20});
+  agrees("glm4_moe",
+         {.rule = r::deepseek_v3, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .scale = 2.5f, .shared_ffn = 20});
+  agrees("kimi_linear", {.rule = r::deepseek_v3,
+                         .hidden = 32,
+                         .ffn = 20,
+                         .experts = 8,
+                         .k = 3,
+                         .scale = 2.446f,
+                         .shared_ffn = 20,
+                         .groups = 4,
+                         .kept = 2});
+  agrees("deepseek_v4",
+         {.rule = r::deepseek_v4, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .scale = 1.5f, .shared_ffn = 20});
+  agrees("nemotron_h",
+         {.rule = r::deepseek_v3, .hidden = 32, .ffn = 20, .experts = 8, .k = 3, .scale = 2.5f, .shared_ffn = 28});
+  agrees("nemotron_h_latent", {.rule = r::deepseek_v3,
+                               .hidden = 32,
+                               .ffn = 20,
+                               .experts = 8,
+                               .k = 3,
+                               .scale = 2.5f,
+                               .shared_ffn = 28,
+                               .latent = 16});
 }
 TEST_CASE("every family's alias is a layer") {
   using namespace moe::models;

@@ -2,14 +2,13 @@
 #include <doctest/doctest.h>
 
 #include <limits>
-#include <moe/io/model_config.hpp>
+#include <moe/io/families.hpp>
 #include <string>
 #include <vector>
 
 #include "io/support.hpp"
 
 using namespace io_test;
-using moe::io::Family;
 using moe::io::Json;
 using moe::io::ModelConfig;
 using moe::io::QkNorm;
@@ -63,12 +62,11 @@ const std::vector<BadConfig> bad_configs{
      "key \"num_hidden_layers\": value: expected an integer from 1 to 4096, found 0"},
     {"mixtral", "num_hidden_layers", "5000", "found 5000"},
     {"mixtral", "vocab_size", "", "key \"vocab_size\""},
-    {"mixtral", "num_local_experts", "",
-     "key \"num_local_experts\": value: expected an integer from 1 to 65536, found none"},
+    {"mixtral", "num_local_experts", "", "key \"num_experts\": value: expected an integer from 1 to 65536, found none"},
     {"mixtral", "num_local_experts", "1",
      "key \"num_experts_per_tok\": value: expected at most the 1 experts, found 2"},
     {"mixtral", "num_local_experts", "-3", "found -3"},
-    {"mixtral", "num_experts", "9", "key \"num_experts\": value: expected 8 as under its other name, found 9"},
+    {"mixtral", "num_experts", "9", "key \"num_local_experts\": value: expected 9 as under its other name, found 8"},
     {"mixtral", "num_experts_per_tok", "9",
      "key \"num_experts_per_tok\": value: expected at most the 8 experts, found 9"},
     {"mixtral", "num_experts_per_tok", "0", "key \"num_experts_per_tok\""},
@@ -117,7 +115,11 @@ const std::vector<BadConfig> bad_configs{
     {"qwen3_moe", "attention_bias", "0", "key \"attention_bias\""},
     {"olmoe", "clip_qkv", "-1", "key \"clip_qkv\""},
     {"olmoe", "clip_qkv", "\"8\"", "key \"clip_qkv\""},
-    {"olmoe", "num_experts", "", "key \"num_local_experts\""},
+    {"olmoe", "num_experts", "", "key \"num_experts\""},
+    {"mixtral", "num_local_experts", "[8,4]",
+     "key \"num_experts\": value: expected one number for all layers, found an array"},
+    {"mixtral", "num_experts_per_tok", "[2,1]", "expected one number for all layers, found an array"},
+    {"mixtral", "intermediate_size", "[40,24]", "expected one number for all layers, found an array"},
 };
 
 }  // namespace
@@ -158,8 +160,9 @@ TEST_CASE("every prefix and every flipped bit of a config is refused or gives a 
   const auto sound = [](const std::string& text) {
     try {
       const ModelConfig c = moe::io::parse_model_config(text, "c.json");
-      return c.experts_per_token >= 1 && c.experts_per_token <= c.experts && c.heads % c.kv_heads == 0 &&
-             c.hidden > 0 && c.layers > 0 && c.head_dim % 2 == 0 && c.expert_ffn > 0 && c.dense_ffn > 0 && c.vocab > 0;
+      return c.experts_per_token() >= 1 && c.experts_per_token() <= c.experts() && c.heads % c.kv_heads == 0 &&
+             c.hidden() > 0 && c.layers() > 0 && c.head_dim % 2 == 0 && c.blocks.ffn.at(0) > 0 &&
+             c.blocks.dense_ffn > 0 && c.vocab > 0;
     } catch (const moe::IoError&) {
       return true;
     }
@@ -181,15 +184,15 @@ TEST_CASE("a config file of more than 4 MiB is refused unread") {
 
 TEST_CASE("Mixtral's config is read") {
   const ModelConfig c = parse(golden("mixtral"));
-  CHECK(c.family == Family::mixtral);
-  CHECK(c.layers == 2);
-  CHECK(c.hidden == 64);
+  CHECK(c.blocks.family == "mixtral");
+  CHECK(c.layers() == 2);
+  CHECK(c.hidden() == 64);
   CHECK(c.vocab == 48);
-  CHECK(c.expert_ffn == 40);
-  CHECK(c.dense_ffn == 0);
-  CHECK(c.experts == 8);
-  CHECK(c.experts_per_token == 2);
-  CHECK(c.norm_topk_prob);
+  CHECK(c.blocks.ffn.at(0) == 40);
+  CHECK(c.blocks.dense_ffn == 0);
+  CHECK(c.experts() == 8);
+  CHECK(c.experts_per_token() == 2);
+  CHECK(c.blocks.router.score == moe::Score::softmax_of_picked);
   CHECK(c.heads == 4);
   CHECK(c.kv_heads == 2);
   CHECK(c.head_dim == 16);
@@ -205,17 +208,16 @@ TEST_CASE("Mixtral's config is read") {
   CHECK(c.eos_ids == std::vector<int>{2});
   CHECK(c.is_moe_layer(0));
   CHECK(c.is_moe_layer(1));
-  CHECK(moe::io::family_name(c.family) == "mixtral");
 }
 
 TEST_CASE("Qwen3-MoE's config is read") {
   const ModelConfig c = parse(golden("qwen3_moe"));
-  CHECK(c.family == Family::qwen3_moe);
-  CHECK(c.expert_ffn == 24);
-  CHECK(c.dense_ffn == 80);
-  CHECK(c.experts == 12);
-  CHECK(c.experts_per_token == 8);
-  CHECK(c.norm_topk_prob);
+  CHECK(c.blocks.family == "qwen3_moe");
+  CHECK(c.blocks.ffn.at(0) == 24);
+  CHECK(c.blocks.dense_ffn == 80);
+  CHECK(c.experts() == 12);
+  CHECK(c.experts_per_token() == 8);
+  CHECK(c.blocks.router.score == moe::Score::softmax_of_picked);
   CHECK(c.head_dim == 16);
   CHECK(c.qk_norm == QkNorm::per_head);
   CHECK(c.rms_norm_eps == 1e-6f);
@@ -223,9 +225,9 @@ TEST_CASE("Qwen3-MoE's config is read") {
 
 TEST_CASE("OLMoE's config is read") {
   const ModelConfig c = parse(golden("olmoe"));
-  CHECK(c.family == Family::olmoe);
-  CHECK(c.expert_ffn == 24);
-  CHECK_FALSE(c.norm_topk_prob);
+  CHECK(c.blocks.family == "olmoe");
+  CHECK(c.blocks.ffn.at(0) == 24);
+  CHECK(c.blocks.router.score == moe::Score::softmax);
   CHECK(c.kv_heads == 4);
   CHECK(c.qk_norm == QkNorm::whole_row);
   CHECK(parse(with("olmoe", "clip_qkv", "8")).clip_qkv == 8.0f);

@@ -89,12 +89,12 @@ class Comparison {
 
   void run() {
     calibrate();
-    add("top-" + std::to_string(model_.config().experts_per_token) + ", as trained", engine::AsTrained{});
+    add("top-" + std::to_string(model_.config().experts_per_token()) + ", as trained", engine::AsTrained{});
     add("top-1", engine::TopExperts{1});
     if (adamoe_ != nullptr) add_adamoe();
     for (const PaperBudget& paper : paper_budgets) add_sensitivity(paper);
     add("expert skipping", engine::SkippedExperts{calibration_.betas()});
-    const int half = std::max(1, model_.config().experts / 2);
+    const int half = std::max(1, model_.config().experts() / 2);
     const std::string pruned = "pruned to " + std::to_string(half) + " experts, ";
     add(pruned + "most picked", engine::most_picked(calibration_.picks(), half));
     add(pruned + "random", engine::random_experts(model_.config(), half, arguments_.seed));
@@ -213,7 +213,7 @@ class Comparison {
     fused_to_two_passes_ = two_passes / fused;
   }
 
-  double flops(const Line& line) const { return line.quality.experts_per_token / model_.config().experts_per_token; }
+  double flops(const Line& line) const { return line.quality.experts_per_token / model_.config().experts_per_token(); }
 
   const Arguments& arguments_;
   engine::Model& model_;

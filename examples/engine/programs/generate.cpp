@@ -109,7 +109,7 @@ class Recorder {
   Recorder(engine::Model& model, const engine::Sequence& sequence)
       : model_(model),
         sequence_(sequence),
-        trace_(model.config().layers, model.config().experts, model.config().experts_per_token) {
+        trace_(model.config().layers(), model.config().experts(), model.config().experts_per_token()) {
     model.experts().observe([this](int layer, const moe::Frame<>& frame) { see(layer, frame); });
   }
   Recorder(const Recorder&) = delete;
@@ -223,7 +223,7 @@ class Generation {
   void print_json() const {
     Json out = figures_as_json(model_);
     out["model"] = arguments_.model.model;
-    out["family"] = moe::io::family_name(model_.config().family);
+    out["family"] = model_.config().blocks.family;
     out["storage"] = arguments_.model.storage.storage;
     out["policy"] = arguments_.model.policy;
     if (contrast_) out["self_contrast"] = arguments_.contrast.json();

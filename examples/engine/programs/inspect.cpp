@@ -102,7 +102,7 @@ struct ExpertBytes {
 };
 
 void add_backbone(Json& out, const ModelConfig& c) {
-  out["dense_ffn"] = c.dense_ffn;
+  out["dense_ffn"] = c.blocks.dense_ffn;
   out["vocab"] = c.vocab;
   out["heads"] = c.heads;
   out["kv_heads"] = c.kv_heads;

@@ -101,7 +101,7 @@ void print_text(const Score& score, const Windows& windows, const engine::Model&
 void print_json(const Score& score, const Windows& windows, const engine::Model& model, const Arguments& arguments) {
   Json out = figures_as_json(model);
   out["model"] = arguments.model.model;
-  out["family"] = moe::io::family_name(model.config().family);
+  out["family"] = model.config().blocks.family;
   out["storage"] = arguments.model.storage.storage;
   out["text"] = arguments.text;
   out["policy"] = arguments.model.policy;

@@ -15,7 +15,6 @@
 #include <moe/formats.hpp>
 #include <moe/io/block_locator.hpp>
 #include <moe/io/families.hpp>
-#include <moe/io/model_config.hpp>
 #include <moe/io/network_tensors.hpp>
 #include <moe/io/tensor_set.hpp>
 #include <moe/layout.hpp>
@@ -50,23 +49,23 @@ class Checkpoint {
   }
 
   /// With only those layers, prefixes and layouts that this checkpoint has.
-  const BlockConfig& blocks() const noexcept { return blocks_; }
+  const BlockConfig& blocks() const noexcept { return model_.blocks; }
   /// The family is known as a whole model.
-  bool is_language_model() const noexcept { return model_.has_value(); }
+  bool is_language_model() const noexcept { return whole_; }
   /// The whole language model; throws `IoError` for families of which only the blocks are known.
   const ModelConfig& config() const {
-    if (!model_) raise(IoError(place_, "family", "one that is known as a whole model", in_quotes(blocks_.family)));
-    return *model_;
+    if (!whole_) raise(IoError(place_, "family", "one that is known as a whole model", in_quotes(model_.blocks.family)));
+    return model_;
   }
   const TensorSet& tensors() const noexcept { return tensors_; }
-  int first_moe_layer() const noexcept { return blocks_.moe_layers.front(); }
+  int first_moe_layer() const noexcept { return model_.blocks.moe_layers.front(); }
   /// The widths of the experts of a layer.
-  ExpertShape expert_shape(int layer) const { return blocks_.expert_shape(layer); }
+  ExpertShape expert_shape(int layer) const { return model_.blocks.expert_shape(layer); }
   ExpertShape expert_shape() const { return expert_shape(first_moe_layer()); }
   /// The element type in which the checkpoint stores its experts (the first one, where they differ).
   ElementType default_format() const noexcept { return default_format_; }
   /// Experts are stored in MXFP4; they are read as floats, which that format packs again without loss.
-  bool stores_mxfp4() const noexcept { return blocks_.experts[0].mxfp4; }
+  bool stores_mxfp4() const noexcept { return model_.blocks.experts[0].mxfp4; }
 
   /// Throws `IoError` unless the checkpoint has this tensor with exactly this shape and in f32, bf16 or f16.
   /// What an engine needs beside the experts goes through this before it loads anything.
@@ -85,7 +84,7 @@ class Checkpoint {
 
   /// The full name of a layer's tensor.
   std::string layer_tensor(int layer, std::string_view name) const {
-    return detail::layer_prefix(blocks_, layer) + std::string(name);
+    return detail::layer_prefix(model_.blocks, layer) + std::string(name);
   }
   bool has(int layer, std::string_view name) const {
     return !name.empty() && tensors_.find(layer_tensor(layer, name)) != nullptr;
@@ -94,7 +93,7 @@ class Checkpoint {
   /// random: refused, with index.
   std::vector<float> gate(int layer) const {
     std::vector<float> all;
-    for (const std::string& name : blocks_.gate.weight) {
+    for (const std::string& name : model_.blocks.gate.weight) {
       const TensorInfo& tensor = tensors_.at(layer_tensor(layer, name));
       const std::vector<float> part = detail::read_slice(tensors_, tensor, 0, 1);
       require_finite(tensor, part);
@@ -140,13 +139,14 @@ class Checkpoint {
   Checkpoint(const Loaded& loaded, TensorSet tensors, bool whole, std::optional<int> layer)
       : place_(loaded.place), tensors_(std::move(tensors)) {
     const ConfigReader config(loaded.json, place_);
-    blocks_ = read_block_config(config);
-    if (whole && io::is_language_model(blocks_.family)) model_ = read_model_config(config);
-    detail::BlockLocator locator(blocks_, tensors_);
+    model_.blocks = read_block_config(config);
+    whole_ = whole && io::is_language_model(model_.blocks.family);
+    if (whole_) model_ = read_model_config(config);
+    detail::BlockLocator locator(model_.blocks, tensors_);
     if (!whole) locator.keep_one_layer(layer, place_);
     locator.locate();
-    for (const int moe_layer : blocks_.moe_layers) check_layer(moe_layer);
-    if (model_) check_dense_layers();
+    for (const int moe_layer : model_.blocks.moe_layers) check_layer(moe_layer);
+    if (whole_) check_dense_layers();
     default_format_ = experts(first_moe_layer()).type();
   }
 
@@ -159,49 +159,49 @@ class Checkpoint {
   // ---- checks
 
   void check_dense_layers() const {
-    for (int layer = 0; layer < blocks_.layers(); ++layer)
-      if (!blocks_.is_moe_layer(layer)) dense_network(layer).check();
+    for (int layer = 0; layer < model_.blocks.layers(); ++layer)
+      if (!model_.blocks.is_moe_layer(layer)) dense_network(layer).check();
   }
   void check_layer(int layer) const {
     check_gate(layer);
     check_router(layer);
     experts(layer).check();
-    const SharedConfig& shared = blocks_.shared;
+    const SharedConfig& shared = model_.blocks.shared;
     if (shared.mixing != SharedConfig::Mixing::none && shared.ffn.at(layer) != 0) {
       shared_network(layer).check();
       if (!shared.weight.empty())
         require(layer_tensor(layer, shared.weight),
-                {shared.mixing == SharedConfig::Mixing::learned ? 2 : 1, blocks_.hidden});
+                {shared.mixing == SharedConfig::Mixing::learned ? 2 : 1, model_.blocks.hidden});
       if (!shared.bias.empty()) require_vector(layer, shared.bias, 2);
     }
-    if (const LatentConfig& latent = blocks_.latent; latent.width != 0) {
-      require(layer_tensor(layer, latent.enter), {latent.width, blocks_.hidden});
-      require(layer_tensor(layer, latent.leave), {blocks_.hidden, latent.width});
+    if (const LatentConfig& latent = model_.blocks.latent; latent.width != 0) {
+      require(layer_tensor(layer, latent.enter), {latent.width, model_.blocks.hidden});
+      require(layer_tensor(layer, latent.leave), {model_.blocks.hidden, latent.width});
     }
   }
   void check_gate(int layer) const {
-    const GateConfig& g = blocks_.gate;
+    const GateConfig& g = model_.blocks.gate;
     const bool carried = g.kind == GateConfig::Kind::carried;
-    int rows = blocks_.logits(layer);
+    int rows = model_.blocks.logits(layer);
     for (std::size_t i = g.weight.size(); i-- > 0;) {  // all parts but the first say themselves how many rows they have
       const std::string name = layer_tensor(layer, g.weight[i]);
       const TensorInfo& tensor = tensors_.at(name);
       const bool whole = i == 0 || tensor.shape.empty() || tensor.shape[0] >= static_cast<std::uint64_t>(rows);
       const int own = whole ? rows : static_cast<int>(tensor.shape[0]);
-      require(name, {own, carried ? g.state : blocks_.hidden});
+      require(name, {own, carried ? g.state : model_.blocks.hidden});
       rows -= own;
     }
-    if (!g.bias.empty()) require_vector(layer, g.bias, blocks_.logits(layer));
-    if (!g.gain.empty()) require_vector(layer, g.gain, blocks_.hidden);
+    if (!g.bias.empty()) require_vector(layer, g.bias, model_.blocks.logits(layer));
+    if (!g.gain.empty()) require_vector(layer, g.gain, model_.blocks.hidden);
     if (!carried) return;
-    require(layer_tensor(layer, g.enter), {g.state, blocks_.hidden});
+    require(layer_tensor(layer, g.enter), {g.state, model_.blocks.hidden});
     for (const std::string& name : {g.first, g.second}) require(layer_tensor(layer, name), {g.state, g.state});
     for (const std::string& name : {g.enter_bias, g.norm, g.first_bias, g.second_bias})
       require_vector(layer, name, g.state);
     if (has(layer, g.carried)) require_vector(layer, g.carried, g.state);
   }
   void check_router(int layer) const {
-    const RouterConfig& r = blocks_.router;
+    const RouterConfig& r = model_.blocks.router;
     const bool hash = r.is_hash_layer(layer);
     if (!r.bias.empty() && !hash) require_vector(layer, r.bias, r.choosable(layer));
     if (!r.expert_scale.empty()) require_vector(layer, r.expert_scale, r.choosable(layer));
@@ -214,7 +214,7 @@ class Checkpoint {
   }
   const TensorInfo& require_table(int layer) const {
     static constexpr std::array types{Dtype::I64, Dtype::I32};
-    const RouterConfig& r = blocks_.router;
+    const RouterConfig& r = model_.blocks.router;
     return detail::require_tensor(tensors_, layer_tensor(layer, r.table), sizes({r.vocab, r.k.at(layer)}), types);
   }
   void require_finite(const TensorInfo& tensor, std::span<const float> values) const {
@@ -230,24 +230,24 @@ class Checkpoint {
   // ---- networks
 
   detail::NetworkReader experts(int layer) const {
-    return {tensors_, blocks_.experts[0], detail::layer_prefix(blocks_, layer), expert_shape(layer),
-            blocks_.router.experts.at(layer)};
+    return {tensors_, model_.blocks.experts[0], detail::layer_prefix(model_.blocks, layer), expert_shape(layer),
+            model_.blocks.router.experts.at(layer)};
   }
   detail::NetworkReader shared_network(int layer) const {
-    return {tensors_, blocks_.shared.tensors, detail::layer_prefix(blocks_, layer), blocks_.shared_shape(layer), 1};
+    return {tensors_, model_.blocks.shared.tensors, detail::layer_prefix(model_.blocks, layer), model_.blocks.shared_shape(layer), 1};
   }
   detail::NetworkReader dense_network(int layer) const {
     return {tensors_,
-            blocks_.dense,
-            detail::layer_prefix(blocks_, layer),
-            {blocks_.hidden, blocks_.dense_ffn, true, false},
+            model_.blocks.dense,
+            detail::layer_prefix(model_.blocks, layer),
+            {model_.blocks.hidden, model_.blocks.dense_ffn, true, false},
             1};
   }
 
   std::string place_;  // of the config
   TensorSet tensors_;
-  BlockConfig blocks_;
-  std::optional<ModelConfig> model_;
+  ModelConfig model_;  // of families of which only the blocks are known, those
+  bool whole_ = false;
   ElementType default_format_ = ElementType::float32;
 };
 
@@ -256,7 +256,7 @@ inline std::vector<int> Checkpoint::token_table(int layer) const {
   std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.bytes));
   tensors_.read(tensor, bytes);
   const std::size_t size = tensor.dtype == Dtype::I64 ? 8 : 4;
-  const int experts = blocks_.router.experts.at(layer);
+  const int experts = model_.blocks.router.experts.at(layer);
   std::vector<int> ids(bytes.size() / size);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     std::int64_t id = 0;

@@ -1,7 +1,8 @@
-// Configs of encoders and decoders, of null experts, and of residual experts.
+// Encoders with decoders: Switch Transformers, NLLB.
 #pragma once
 
-#include <moe/io/family_parts.hpp>
+#include <algorithm>
+#include <moe/io/families/parts.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,7 +32,6 @@ inline void read_switch(const ConfigReader& config, BlockConfig& b) {
   b.gated = false;
   b.ungated_act = ungated_activation(config, {"dense_act_fn"}, "relu");
   b.router.experts = config.integer({"num_experts"}, 1, ModelLimits::experts);
-  b.router.score = Score::softmax;
   b.router.kind = RouterConfig::Kind::capacity;
   b.router.capacity = config.integer_or(64, "expert_capacity", 1, ModelLimits::positions);
   encoder_decoder(config, b, {"num_layers", "num_hidden_layers"}, {"num_decoder_layers"},
@@ -50,8 +50,6 @@ inline void read_nllb_moe(const ConfigReader& config, BlockConfig& b) {
   b.ungated_act = ungated_activation(config, {"activation_function"}, "relu");
   b.router.experts = config.integer({"num_experts"}, 2, ModelLimits::experts);
   b.router.k = 2;
-  b.router.score = Score::softmax;
-  b.router.normalise = Normalisation::by_sum(0, 1.1920929e-7f);  // float32's epsilon
   const std::string second = config.text_or("all", {"second_expert_policy"});
   if (second != "all") config.refuse("second_expert_policy", "\"all\" (others draw lots)", in_quotes(second));
   const double part = config.number_if_any("moe_eval_capacity_token_fraction", -1e6, 1e6).value_or(1);
@@ -78,39 +76,10 @@ inline void read_nllb_moe(const ConfigReader& config, BlockConfig& b) {
   b.experts = {ungated("ffn.experts.expert_{e}.", "fc1", "fc2", true)};
 }
 
-/// As many layers as the config or else the checkpoint has.
-inline void layers_if_any(const ConfigReader& config, BlockConfig& b, std::vector<std::string> prefixes) {
-  const int layers = config.integer_or(0, {"num_hidden_layers", "num_layers"}, 1, ModelLimits::layers);
-  b.stacks = {{layers, std::move(prefixes)}};
-}
-inline void read_adamoe(const ConfigReader& config, BlockConfig& b) {
-  b.hidden = width(config, {"hidden_size"});
-  b.ffn = width(config, {"intermediate_size"});
-  b.act = gated_activation(config, {"hidden_act"});
-  b.router.nulls = config.integer({"num_null_experts"}, 0, ModelLimits::experts);
-  read_experts_and_picks(config, b);
-  b.router.kind = RouterConfig::Kind::null_experts;
-  layers_if_any(config, b, decoder_prefixes());
-  b.moe_layers = LayerFilter(config, b.layers()).layers();
-  name_as_mixtral(b);
-  b.gate.weight.push_back("block_sparse_moe.gate2.weight");
-}
-inline void read_pr_moe(const ConfigReader& config, BlockConfig& b) {
-  b.hidden = width(config, {"hidden_size"});
-  b.ffn = width(config, {"ffn_hidden_size"});
-  b.gated = false;
-  b.biased = true;
-  b.ungated_act = ungated_activation(config, {"hidden_act"}, "gelu_tanh");
-  read_experts_and_picks(config, b, {"top_k", "num_experts_per_tok"});
-  b.router.score = Score::softmax;
-  if (config.flag_or(false, "drop_tokens")) config.refuse("drop_tokens", "false", "true");
-  layers_if_any(config, b, {"transformer.layers.{i}.", "model.layers.{i}."});
-  b.gate.weight = {"mlp.deepspeed_moe.gate.wg.weight"};
-  b.experts = {ungated("mlp.deepspeed_moe.experts.deepspeed_experts.{e}.", "dense_h_to_4h", "dense_4h_to_h", true)};
-  if (!config.flag_or(true, "use_residual")) return;
-  shared_network(b, SharedConfig::Mixing::learned, b.ffn, ungated("mlp.mlp.", "dense_h_to_4h", "dense_4h_to_h", true));
-  b.shared.weight = "mlp.coefficient.weight";
-  b.shared.bias = "mlp.coefficient.bias";
-}
+inline constexpr Family encoder_decoder_families[]{
+    {"switch_transformers", models::rules::switch_transformer, read_switch},
+    {"nllb-moe", models::rules::nllb, read_nllb_moe},
+    {"nllb_moe", models::rules::nllb, read_nllb_moe},
+};
 
 }  // namespace moe::io::detail

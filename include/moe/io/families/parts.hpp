@@ -1,8 +1,10 @@
-// The parts that the families' configs share: sizes, which layers have experts, routers, tensor names.
+// What a family is, and the parts that their readers share: sizes, which layers have experts, routers, tensor names.
 #pragma once
 
 #include <limits>
 #include <moe/io/block_config.hpp>
+#include <moe/io/model_config.hpp>
+#include <moe/models/rules.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,6 +13,16 @@
 namespace moe::io::detail {
 
 using Keys = ConfigReader::Keys;
+
+/// One row per published `model_type`.
+struct Family {
+  std::string_view model_type;
+  models::Rule rule;
+  /// Reads the blocks; what the rule says is there already.
+  void (*read_blocks)(const ConfigReader&, BlockConfig&);
+  /// Reads what the family has of its own around the blocks, where an engine runs whole models.
+  void (*read_decoder)(const ConfigReader&, ModelConfig&) = nullptr;
+};
 
 // ---- sizes
 
@@ -162,20 +174,20 @@ inline void read_decoder(const ConfigReader& config, BlockConfig& b, Keys ffn, i
 
 // ---- routers
 
-inline Normalisation sum_if(bool flag, float epsilon = 0) {
-  return flag ? Normalisation::by_sum(epsilon) : Normalisation::none();
+inline void start_from(const models::Rule& rule, BlockConfig& b) {
+  b.router.score = rule.score;
+  b.router.normalise = rule.normalise;
+  b.router.groups.by = rule.groups_by;
+  b.router.groups.others = rule.other_groups;
+  b.weight_on = rule.weight_on;
 }
-
 /// Softmax over all experts, then the picks divided by their sum or as they are.
-inline void softmax_router(BlockConfig& b, bool normalised) {
-  b.router.score = normalised ? Score::softmax_of_picked : Score::softmax;
+inline void divide_by_picked(BlockConfig& b, bool divide) {
+  b.router.score = divide ? Score::softmax_of_picked : Score::softmax;
 }
-/// Sigmoid scores with a bias for the selection.
-inline void sigmoid_router(BlockConfig& b, std::string bias, Normalisation normalise, float scale) {
-  b.router.score = Score::sigmoid;
-  b.router.bias = std::move(bias);
-  b.router.normalise = normalise;
-  b.router.scale = scale;
+/// As the rule says, or not at all.
+inline void normalise_if(BlockConfig& b, bool normalise) {
+  if (!normalise) b.router.normalise = Normalisation::none();
 }
 /// The bias's name unless a flag says that there is none.
 inline std::string bias_if(const ConfigReader& config, const char* flag, const char* name) {
@@ -186,18 +198,14 @@ inline float factor(const ConfigReader& config, Keys keys, double otherwise = 1)
 }
 
 /// DeepSeek's groups; one group, or none, is no limit.
-inline GroupLimit read_groups(const ConfigReader& config, const BlockConfig& b, GroupLimit::By by,
-                              GroupLimit::Others others) {
-  GroupLimit groups;
-  groups.by = by;
-  groups.others = others;
+inline void read_groups(const ConfigReader& config, BlockConfig& b) {
+  GroupLimit& groups = b.router.groups;
   groups.count = config.integer_or(1, {"n_group", "num_expert_group"}, 1, std::numeric_limits<int>::max());
-  if (groups.count == 1) return groups;
+  if (groups.count == 1) return;
   const int experts = b.router.experts.at(0);
   if (experts % groups.count != 0)
     config.refuse("n_group", concat("a divisor of the ", experts, " experts"), std::to_string(groups.count));
   groups.kept = config.integer({"topk_group"}, 1, groups.count);
-  return groups;
 }
 
 inline Score read_score(const ConfigReader& config, Keys keys, const char* otherwise) {
