@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/isas.hpp"
 #include "layer_support.hpp"
 #include "test_policies.hpp"
 
@@ -104,13 +105,12 @@ TEST_CASE("x, y and the gate's weights may be of any type: the float layer's bit
       [](const auto& c, auto gate) { return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), cpu); });
 }
 TEST_CASE("every instruction set gives these bits") {
-  for (const moe::Isa isa : {moe::Isa::scalar, moe::Isa::avx2, moe::Isa::avx512})
-    if (moe::cpu::supports(isa)) {
-      const moe::Cpu executor{.threads = 1, .isa = isa};
-      for_bf16([&](const auto& c, auto gate) {
-        return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), executor);
-      });
-    }
+  for (const moe::Isa isa : available_isas()) {
+    const moe::Cpu executor{.threads = 1, .isa = isa};
+    for_bf16([&](const auto& c, auto gate) {
+      return moe::MoELayer(moe::Linear<>(gate), c.router, c.p.storage(), executor);
+    });
+  }
 }
 TEST_CASE("calls in other types are cut into chunks like others") {
   for (const int rows : {1, 2, 5})

@@ -61,3 +61,14 @@
 #else
 #define MOE_UNROLL _Pragma("GCC unroll 32")
 #endif
+
+// Around code that is compiled for more instructions than the rest of the translation unit.
+#define MOE_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define MOE_BEGIN_TARGET(features) \
+  MOE_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define MOE_END_TARGET MOE_PRAGMA(clang attribute pop)
+#else
+#define MOE_BEGIN_TARGET(features) MOE_PRAGMA(GCC push_options) MOE_PRAGMA(GCC target(features))
+#define MOE_END_TARGET MOE_PRAGMA(GCC pop_options)
+#endif

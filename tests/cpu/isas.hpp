@@ -6,7 +6,8 @@
 
 inline std::vector<moe::Isa> available_isas() {
   std::vector<moe::Isa> isas;
-  for (const moe::Isa isa : {moe::Isa::scalar, moe::Isa::avx2, moe::Isa::avx512})
-    if (moe::cpu::supports(isa)) isas.push_back(isa);
+  moe::cpu::for_each_isa([&](const auto& row) {
+    if (row.here()) isas.push_back(row.isa);
+  });
   return isas;
 }

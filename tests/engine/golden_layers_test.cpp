@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "cpu/isas.hpp"
 #include "support.hpp"
 
 using namespace engine_test;
@@ -39,9 +40,7 @@ std::vector<GoldenFile> golden_files() {
 /// Every instruction set and Eigen.
 std::vector<std::string> ways_to_compute() {
   std::vector<std::string> ways{" --executor eigen"};
-  for (const moe::Isa isa : {moe::Isa::scalar, moe::Isa::avx2, moe::Isa::avx512}) {
-    if (moe::cpu::supports(isa)) ways.push_back(" --threads 1 --isa " + std::string(moe::isa_name(isa)));
-  }
+  for (const moe::Isa isa : available_isas()) ways.push_back(" --threads 1 --isa " + std::string(moe::isa_name(isa)));
   return ways;
 }
 

@@ -4,6 +4,7 @@
 #include <moe/io/tensor_set.hpp>
 #include <nlohmann/json.hpp>
 
+#include "cpu/isas.hpp"
 #include "support.hpp"
 
 using namespace engine_test;
@@ -75,8 +76,7 @@ TEST_CASE("results do not depend on how a text is cut, on threads, or on the ins
       CAPTURE(step);
       CHECK(same(logits_in_steps(sequence, golden_case.tokens, step), whole));
     }
-    for (const moe::Isa isa : {moe::Isa::scalar, moe::Isa::avx2, moe::Isa::avx512}) {
-      if (!moe::cpu::supports(isa)) continue;
+    for (const moe::Isa isa : available_isas()) {
       for (const int threads : {1, 3}) {
         engine::Options options = with(engine::Format::bf16);
         options.cpu = moe::Cpu{.threads = threads, .isa = isa};

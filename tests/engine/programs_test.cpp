@@ -6,6 +6,7 @@
 #include <moe/storage/file.hpp>
 #include <set>
 
+#include "cpu/isas.hpp"
 #include "damage.hpp"
 #include "shell.hpp"
 
@@ -67,9 +68,8 @@ void check_layer(const std::string& found_path, const std::filesystem::path& exp
 
 std::vector<std::string> ways_to_compute() {
   std::vector<std::string> ways{" --executor eigen"};
-  for (const moe::Isa isa : {moe::Isa::scalar, moe::Isa::avx2, moe::Isa::avx512}) {
-    if (moe::cpu::supports(isa)) ways.push_back(" --executor cpu --isa " + std::string(moe::isa_name(isa)));
-  }
+  for (const moe::Isa isa : available_isas())
+    ways.push_back(" --executor cpu --isa " + std::string(moe::isa_name(isa)));
   return ways;
 }
 

@@ -17,7 +17,8 @@ foreach(header IN ITEMS config error tensor math activations formats expert layo
   string(APPEND spine "|${header}")
   if(header STREQUAL "routing")
     allow("cpu/.+[.]hpp" "(${spine})[.]hpp|cpu/.+")
-    allow("cpu/.+[.]inl" "none")  # included into a target region, where nothing may be included
+    allow("cpu/(activations|kernels)[.]inl" "none")  # included into a target region, where nothing else may be
+    allow("cpu/.+[.]inl" "cpu/(activations|kernels)[.]inl")
   endif()
 endforeach()
 allow("((any_)?layer|prefetch|reuse|soft_moe)[.]hpp" "(${spine})[.]hpp")

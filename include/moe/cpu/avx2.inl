@@ -1,4 +1,21 @@
-// The primitives of AVX2 with FMA and F16C: eight lanes. Included into namespace moe::cpu::avx2, inside its region.
+// AVX2 with FMA and F16C: eight lanes.
+
+namespace moe::cpu {
+inline namespace MOE_BASELINE {
+namespace avx2 {
+
+#if MOE_X86
+
+inline bool here() noexcept {
+  // No name in clang 14. Asked once: under a hypervisor the instruction costs many microseconds.
+  static const bool f16c = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
+  }();
+  return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+MOE_BEGIN_TARGET("avx2,fma,f16c")
 
 using vec = __m256;
 using ivec = __m256i;
@@ -88,3 +105,19 @@ inline vec panel(const e8m0* scales, int v) {
   const __m256i mantissa = _mm256_and_si256(special, _mm256_set1_epi32(0x400000));
   return _mm256_castsi256_ps(_mm256_or_si256(_mm256_slli_epi32(bytes, 23), mantissa));
 }
+
+// clang-format off
+#include <moe/cpu/activations.inl>
+#include <moe/cpu/kernels.inl>
+// clang-format on
+
+MOE_END_TARGET
+
+#else
+using scalar::Kernels;
+inline bool here() noexcept { return false; }
+#endif
+
+}  // namespace avx2
+}  // namespace MOE_BASELINE
+}  // namespace moe::cpu

@@ -1,7 +1,19 @@
-// The primitives of AVX-512 (F, BW, DQ, VL): sixteen lanes. Included into namespace moe::cpu::avx512, inside its
-// region.
+// AVX-512 (F, BW, DQ, VL): sixteen lanes.
 //
 // Zero-masked forms where the plain ones make g++ 12 warn, in the user's build, about the system header's temporaries.
+
+namespace moe::cpu {
+inline namespace MOE_BASELINE {
+namespace avx512 {
+
+#if MOE_X86
+
+inline bool here() noexcept {
+  return avx2::here() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+MOE_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 using vec = __m512;
 using ivec = __m512i;
@@ -28,8 +40,8 @@ inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
 inline void store(bf16* p, vec v) {
   const __m512i bits = _mm512_castps_si512(v), upper = _mm512_maskz_srli_epi32(every, bits, 16);
   const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_maskz_srli_epi32(
-      every, _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i rounded =
+      _mm512_maskz_srli_epi32(every, _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
   const __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
   const __m512i words = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), rounded, quiet);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(every, words));
@@ -91,3 +103,19 @@ inline vec panel(const e8m0* scales, int v) {
   const __m512i exponent = _mm512_maskz_slli_epi32(every, _mm512_maskz_cvtepu8_epi32(every, bytes), 23);
   return _mm512_castsi512_ps(_mm512_mask_or_epi32(exponent, special, exponent, _mm512_set1_epi32(0x400000)));
 }
+
+// clang-format off
+#include <moe/cpu/activations.inl>
+#include <moe/cpu/kernels.inl>
+// clang-format on
+
+MOE_END_TARGET
+
+#else
+using scalar::Kernels;
+inline bool here() noexcept { return false; }
+#endif
+
+}  // namespace avx512
+}  // namespace MOE_BASELINE
+}  // namespace moe::cpu

@@ -144,39 +144,7 @@ inline void down_tile(const Product& p, int first, int panel) {
   }
 }
 
-// ---- entry points
-
-/// intermediate = activation(gate x, up x).
-template <class F, class Act>
-inline void up(const Product& p, const Act& act) {
-  const int rows = p.entries.size();
-  for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
-    int i = 0;
-    for (; i + Tile::rows <= rows; i += Tile::rows) up_tile<F, Act, Tile::rows>(p, act, i, panel);
-    if constexpr (Tile::rows > 4)
-      for (; i + 4 <= rows; i += 4) up_tile<F, Act, 4>(p, act, i, panel);
-    if constexpr (Tile::rows > 2)
-      for (; i + 2 <= rows; i += 2) up_tile<F, Act, 2>(p, act, i, panel);
-    for (; i < rows; ++i) up_tile<F, Act, 1>(p, act, i, panel);
-  }
-}
-
-/// partial = down intermediate.
-template <class F>
-inline void down(const Product& p) {
-  const int rows = p.entries.size();
-  for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
-    int i = 0;
-    for (; i + Tile::rows <= rows; i += Tile::rows) down_tile<F, Tile::rows>(p, i, panel);
-    if constexpr (Tile::rows > 4)
-      for (; i + 4 <= rows; i += 4) down_tile<F, 4>(p, i, panel);
-    if constexpr (Tile::rows > 2)
-      for (; i + 2 <= rows; i += 2) down_tile<F, 2>(p, i, panel);
-    for (; i < rows; ++i) down_tile<F, 1>(p, i, panel);
-  }
-}
-
-// ---- other element types than float32
+// ---- linear maps, in any element types
 
 /// out = in, as float32 or rounded to nearest, ties to even.
 template <class From, class To>
@@ -191,23 +159,6 @@ inline void convert_row(const From* in, int n, To* out) {
   store(converted, load(rest));
   std::memcpy(out + i, converted, left * sizeof(To));
 }
-inline void widen(const ConstElementView<>& in, const View<float>& out) {
-  for (int t = 0; t < in.rows; ++t) {
-    const std::ptrdiff_t at = t * in.stride;
-    float* row = out.data + t * out.stride;
-    if (in.type == ElementType::bfloat16) convert_row(static_cast<const bf16*>(in.data) + at, in.cols, row);
-    if (in.type == ElementType::float16) convert_row(static_cast<const f16*>(in.data) + at, in.cols, row);
-  }
-}
-inline void narrow(const View<const float>& in, const ElementView<>& out) {
-  for (int t = 0; t < in.rows; ++t) {
-    const std::ptrdiff_t at = t * out.stride;
-    const float* row = in.data + t * in.stride;
-    if (out.type == ElementType::bfloat16) convert_row(row, in.cols, static_cast<bf16*>(out.data) + at);
-    if (out.type == ElementType::float16) convert_row(row, in.cols, static_cast<f16*>(out.data) + at);
-  }
-}
-
 /// Loads `count` <= lanes floats, the rest zero, without reading past them.
 inline vec load_up_to(const float* p, int count) {
   if (count == lanes) return load(p);
@@ -294,13 +245,6 @@ inline void dot_of(const DotProducts& p) {
       for (; r < p.in.rows; ++r) dot_tile<Elements, 1>(p, r, n);
   }
 }
-inline void dot(const DotProducts& p) {
-  if (p.in.is_float() && p.weight.is_float())
-    dot_of<FloatElements, Tile::dot_rows>(p);
-  else
-    dot_of<AnyElements, 1>(p);
-}
-
 inline vec sum_of_slots(const Combine& c, int column, int count) {
   vec total = c.add ? load_up_to(c.y.data() + column, count) : broadcast(0.0f);
   for (int k = 0; k < c.slots.size(); ++k) {
@@ -309,22 +253,81 @@ inline vec sum_of_slots(const Combine& c, int column, int count) {
       const vec partial = load(c.partial.data + k * c.partial.stride + column);
       total = fma(broadcast(c.weighted ? slot.weight : 1.0f), partial, total);
     } else if (c.ids.identity(slot.expert)) {
-      const vec x = c.x.empty() ? load(c.partial.data + k * c.partial.stride + column)
-                                : load_up_to(c.x.data() + column, count);
+      const vec x =
+          c.x.empty() ? load(c.partial.data + k * c.partial.stride + column) : load_up_to(c.x.data() + column, count);
       total = fma(broadcast(slot.weight), x, total);
     }
   }
   return total;
 }
 
-/// Columns lead: a vector of sums stays in a register for all slots. Partial rows are padded to whole panels; x and y
-/// are not.
-inline void combine(const Combine& c) {
-  const int columns = c.y.size();
-  int column = 0;
-  for (; column + lanes <= columns; column += lanes) store(c.y.data() + column, sum_of_slots(c, column, lanes));
-  if (column == columns) return;
-  alignas(64) float rest[lanes];
-  store(rest, sum_of_slots(c, column, columns - column));
-  for (int i = 0; column + i < columns; ++i) c.y.data()[column + i] = rest[i];
-}
+/// What the executor asks this instruction set for.
+struct Kernels {
+  /// intermediate = activation(gate x, up x).
+  template <class F, class Act>
+  static void up(const Product& p, const Act& act) {
+    const int rows = p.entries.size();
+    for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
+      int i = 0;
+      for (; i + Tile::rows <= rows; i += Tile::rows) up_tile<F, Act, Tile::rows>(p, act, i, panel);
+      if constexpr (Tile::rows > 4)
+        for (; i + 4 <= rows; i += 4) up_tile<F, Act, 4>(p, act, i, panel);
+      if constexpr (Tile::rows > 2)
+        for (; i + 2 <= rows; i += 2) up_tile<F, Act, 2>(p, act, i, panel);
+      for (; i < rows; ++i) up_tile<F, Act, 1>(p, act, i, panel);
+    }
+  }
+
+  /// partial = down intermediate.
+  template <class F>
+  static void down(const Product& p) {
+    const int rows = p.entries.size();
+    for (int panel = p.panels.first; panel < p.panels.first + p.panels.count; ++panel) {
+      int i = 0;
+      for (; i + Tile::rows <= rows; i += Tile::rows) down_tile<F, Tile::rows>(p, i, panel);
+      if constexpr (Tile::rows > 4)
+        for (; i + 4 <= rows; i += 4) down_tile<F, 4>(p, i, panel);
+      if constexpr (Tile::rows > 2)
+        for (; i + 2 <= rows; i += 2) down_tile<F, 2>(p, i, panel);
+      for (; i < rows; ++i) down_tile<F, 1>(p, i, panel);
+    }
+  }
+
+  static void dot(const DotProducts& p) {
+    if (p.in.is_float() && p.weight.is_float())
+      dot_of<FloatElements, Tile::dot_rows>(p);
+    else
+      dot_of<AnyElements, 1>(p);
+  }
+
+  /// Columns lead: a vector of sums stays in a register for all slots. Partial rows are padded to whole panels; x and y
+  /// are not.
+  static void combine(const Combine& c) {
+    const int columns = c.y.size();
+    int column = 0;
+    for (; column + lanes <= columns; column += lanes) store(c.y.data() + column, sum_of_slots(c, column, lanes));
+    if (column == columns) return;
+    alignas(64) float rest[lanes];
+    store(rest, sum_of_slots(c, column, columns - column));
+    for (int i = 0; column + i < columns; ++i) c.y.data()[column + i] = rest[i];
+  }
+
+  // ---- other element types than float32
+
+  static void widen(const ConstElementView<>& in, const View<float>& out) {
+    for (int t = 0; t < in.rows; ++t) {
+      const std::ptrdiff_t at = t * in.stride;
+      float* row = out.data + t * out.stride;
+      if (in.type == ElementType::bfloat16) convert_row(static_cast<const bf16*>(in.data) + at, in.cols, row);
+      if (in.type == ElementType::float16) convert_row(static_cast<const f16*>(in.data) + at, in.cols, row);
+    }
+  }
+  static void narrow(const View<const float>& in, const ElementView<>& out) {
+    for (int t = 0; t < in.rows; ++t) {
+      const std::ptrdiff_t at = t * out.stride;
+      const float* row = in.data + t * in.stride;
+      if (out.type == ElementType::bfloat16) convert_row(row, in.cols, static_cast<bf16*>(out.data) + at);
+      if (out.type == ElementType::float16) convert_row(row, in.cols, static_cast<f16*>(out.data) + at);
+    }
+  }
+};

@@ -1,4 +1,10 @@
-// The primitives of plain C++: one lane. Included into namespace moe::cpu::scalar.
+// Plain C++: one lane.
+
+namespace moe::cpu {
+inline namespace MOE_BASELINE {
+namespace scalar {
+
+inline bool here() noexcept { return true; }
 
 using vec = float;
 using ivec = std::int32_t;
@@ -44,3 +50,12 @@ inline constexpr auto e2m1_values = [] {
 inline vec panel(const e2m1_pair* codes, int v) { return e2m1_values[codes[v % 16].code(v / 16)]; }
 inline vec panel(const q4_pair* codes, int v) { return codes[v % 16].value(v / 16); }
 inline vec panel(const e8m0* scales, int v) { return float(scales[v]); }
+
+// clang-format off
+#include <moe/cpu/activations.inl>
+#include <moe/cpu/kernels.inl>
+// clang-format on
+
+}  // namespace scalar
+}  // namespace MOE_BASELINE
+}  // namespace moe::cpu

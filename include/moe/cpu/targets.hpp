@@ -1,5 +1,5 @@
-// Opens one target region per instruction set and includes its primitives and the kernels into it; detection and
-// choice.
+// The instruction sets: which there are, which of them this machine has, and their kernels. Adding one is one .inl,
+// which opens its own target region, and one row.
 //
 // Everything that the regions need is included before the first of them: a header first seen inside a region would emit
 // its inline functions with that region's instructions, and the linker may hand those to code that must run without.
@@ -12,6 +12,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include <moe/cpu/work.hpp>
 #include <moe/error.hpp>
@@ -24,115 +25,101 @@
 #define MOE_X86 0
 #endif
 
-namespace moe::cpu {
-inline namespace MOE_BASELINE {
-namespace scalar {
 // clang-format off
 #include <moe/cpu/scalar.inl>
-#include <moe/cpu/activations.inl>
-#include <moe/cpu/kernels.inl>
-// clang-format on
-}  // namespace scalar
-}  // namespace MOE_BASELINE
-}  // namespace moe::cpu
-
-#if MOE_X86
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-namespace moe::cpu {
-inline namespace MOE_BASELINE {
-namespace avx2 {
-// clang-format off
 #include <moe/cpu/avx2.inl>
-#include <moe/cpu/activations.inl>
-#include <moe/cpu/kernels.inl>
-// clang-format on
-}  // namespace avx2
-}  // namespace MOE_BASELINE
-}  // namespace moe::cpu
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-#endif
-namespace moe::cpu {
-inline namespace MOE_BASELINE {
-namespace avx512 {
-// clang-format off
 #include <moe/cpu/avx512.inl>
-#include <moe/cpu/activations.inl>
-#include <moe/cpu/kernels.inl>
 // clang-format on
-}  // namespace avx512
-}  // namespace MOE_BASELINE
-}  // namespace moe::cpu
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // MOE_X86
 
 namespace moe {
 
 /// Instruction sets, ascending. All give the same bits.
-enum class Isa { scalar, avx2, avx512 };
+#define MOE_INSTRUCTION_SETS(row) row(scalar) row(avx2) row(avx512)
+
+enum class Isa {
+#define MOE_ENUMERATOR(name) name,
+  MOE_INSTRUCTION_SETS(MOE_ENUMERATOR)
+#undef MOE_ENUMERATOR
+};
+
+namespace cpu {
+
+/// One row: `kernels` is a value of the type that has them.
+template <class Kernels>
+struct InstructionSet {
+  Isa isa;
+  std::string_view name;
+  bool (*here)() noexcept;
+  Kernels kernels;
+};
+
+/// Calls f(row) for all rows, ascending.
+template <class Function>
+constexpr void for_each_isa(const Function& f) {
+#define MOE_VISIT(name) f(InstructionSet<name::Kernels>{Isa::name, #name, &name::here, {}});
+  MOE_INSTRUCTION_SETS(MOE_VISIT)
+#undef MOE_VISIT
+}
+
+}  // namespace cpu
+
+#undef MOE_INSTRUCTION_SETS
 
 constexpr std::string_view isa_name(Isa isa) {
-  return isa == Isa::avx512 ? "avx512" : (isa == Isa::avx2 ? "avx2" : "scalar");
+  std::string_view name;
+  cpu::for_each_isa([&](const auto& row) {
+    if (row.isa == isa) name = row.name;
+  });
+  return name;
 }
 
 namespace cpu {
 
 inline bool supports(Isa isa) noexcept {
-  if (isa == Isa::scalar) return true;
-#if MOE_X86
-  // No name in clang 14. Asked once: under a hypervisor the instruction costs many microseconds.
-  static const bool f16c = [] {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
-  }();
-  const bool avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx2) return avx2;
-  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#else
-  return false;
-#endif
+  bool here = false;
+  for_each_isa([&](const auto& row) {
+    if (row.isa == isa) here = row.here();
+  });
+  return here;
 }
 
 /// The instruction set of that name; throws Error if there is none or this machine lacks it.
 inline Isa isa_from_name(std::string_view name) {
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
-    if (name != isa_name(isa)) continue;
-    if (!supports(isa)) raise(Error("moe::Cpu", "instruction set", "one that this machine has", std::string(name)));
-    return isa;
-  }
-  raise(Error("moe::Cpu", "instruction set", "scalar, avx2 or avx512", std::string(name)));
+  bool known = false;
+  Isa found{};
+  std::string names;
+  for_each_isa([&](const auto& row) {
+    names += concat(names.empty() ? "" : ", ", row.name);
+    if (row.name != name) return;
+    known = true;
+    found = row.isa;
+  });
+  if (!known) raise(Error("moe::Cpu", "instruction set", concat("one of ", names), std::string(name)));
+  if (!supports(found)) raise(Error("moe::Cpu", "instruction set", "one that this machine has", std::string(name)));
+  return found;
 }
 
 /// The best that this machine has, or what the environment variable MOE_ISA names.
 inline Isa best_isa() {
   if (const char* forced = std::getenv("MOE_ISA"); forced != nullptr && *forced != '\0') return isa_from_name(forced);
-  if (supports(Isa::avx512)) return Isa::avx512;
-  return supports(Isa::avx2) ? Isa::avx2 : Isa::scalar;
+  Isa best{};
+  for_each_isa([&](const auto& row) {
+    if (row.here()) best = row.isa;
+  });
+  return best;
 }
 
 inline namespace MOE_BASELINE {
+
+/// The kernel that `choose` takes from the kernels of `isa`.
+template <class Kernel, class Choose>
+Kernel kernel_of(Isa isa, const Choose& choose) {
+  Kernel kernel = nullptr;
+  for_each_isa([&](const auto& row) {
+    if (row.isa == isa) kernel = choose(row.kernels);
+  });
+  return kernel;
+}
 
 template <class F, class Act>
 using UpKernel = void (*)(const Product&, const Act&);
@@ -143,49 +130,24 @@ using WidenKernel = void (*)(const ConstElementView<>&, const View<float>&);
 using NarrowKernel = void (*)(const View<const float>&, const ElementView<>&);
 
 template <class F, class Act>
-UpKernel<F, Act> up_kernel([[maybe_unused]] Isa isa) {
-#if MOE_X86
-  if (isa == Isa::avx512) return avx512::up<F, Act>;
-  if (isa == Isa::avx2) return avx2::up<F, Act>;
-#endif
-  return scalar::up<F, Act>;
+UpKernel<F, Act> up_kernel(Isa isa) {
+  return kernel_of<UpKernel<F, Act>>(isa, [](auto k) { return &decltype(k)::template up<F, Act>; });
 }
 template <class F>
-DownKernel down_kernel([[maybe_unused]] Isa isa) {
-#if MOE_X86
-  if (isa == Isa::avx512) return avx512::down<F>;
-  if (isa == Isa::avx2) return avx2::down<F>;
-#endif
-  return scalar::down<F>;
+DownKernel down_kernel(Isa isa) {
+  return kernel_of<DownKernel>(isa, [](auto k) { return &decltype(k)::template down<F>; });
 }
-inline DotKernel dot_kernel([[maybe_unused]] Isa isa) {
-#if MOE_X86
-  if (isa == Isa::avx512) return avx512::dot;
-  if (isa == Isa::avx2) return avx2::dot;
-#endif
-  return scalar::dot;
+inline DotKernel dot_kernel(Isa isa) {
+  return kernel_of<DotKernel>(isa, [](auto k) { return &decltype(k)::dot; });
 }
-inline CombineKernel combine_kernel([[maybe_unused]] Isa isa) {
-#if MOE_X86
-  if (isa == Isa::avx512) return avx512::combine;
-  if (isa == Isa::avx2) return avx2::combine;
-#endif
-  return scalar::combine;
+inline CombineKernel combine_kernel(Isa isa) {
+  return kernel_of<CombineKernel>(isa, [](auto k) { return &decltype(k)::combine; });
 }
-
-inline WidenKernel widen_kernel([[maybe_unused]] Isa isa) {
-#if MOE_X86
-  if (isa == Isa::avx512) return avx512::widen;
-  if (isa == Isa::avx2) return avx2::widen;
-#endif
-  return scalar::widen;
+inline WidenKernel widen_kernel(Isa isa) {
+  return kernel_of<WidenKernel>(isa, [](auto k) { return &decltype(k)::widen; });
 }
-inline NarrowKernel narrow_kernel([[maybe_unused]] Isa isa) {
-#if MOE_X86
-  if (isa == Isa::avx512) return avx512::narrow;
-  if (isa == Isa::avx2) return avx2::narrow;
-#endif
-  return scalar::narrow;
+inline NarrowKernel narrow_kernel(Isa isa) {
+  return kernel_of<NarrowKernel>(isa, [](auto k) { return &decltype(k)::narrow; });
 }
 
 }  // namespace MOE_BASELINE
