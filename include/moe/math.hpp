@@ -30,6 +30,22 @@ struct ExpConstants {
   static constexpr float c4 = 4.1665795894e-2f, c3 = 1.6666665459e-1f, c2 = 5.0000001201e-1f;
 };
 
+// ---- random numbers: splitmix64 (Steele et al. 2014), the same on every machine
+
+inline constexpr std::uint64_t random_step = 0x9e3779b97f4a7c15ull;
+MOE_HD constexpr std::uint64_t mix_bits(std::uint64_t z) noexcept {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return z ^ (z >> 31);
+}
+/// The n-th number of the sequence that `seed` begins, without those before.
+MOE_HD constexpr std::uint64_t random_at(std::uint64_t seed, std::uint64_t n) noexcept {
+  return mix_bits(seed + random_step * (n + 1u));
+}
+MOE_HD constexpr std::uint64_t next_random(std::uint64_t& state) noexcept { return mix_bits(state += random_step); }
+
+// ---- functions
+
 /// 2^n for n in [-127, 127]; -127 gives zero.
 MOE_HD inline float power_of_two(std::int32_t n) noexcept { return bit_cast<float>((n + 127) << 23); }
 

@@ -47,12 +47,10 @@ struct Dispatch {
 
 // ---- what a router may look at
 
-/// Uniform in [0, 1) from (seed, position, salt) by splitmix64: no state, so threads and splits do not matter.
+/// Uniform in [0, 1) from (seed, position, salt): no state, so threads and splits do not matter.
 MOE_HD inline float counter_random(std::uint64_t seed, int position, std::uint32_t salt) noexcept {
-  std::uint64_t z = seed + 0x9e3779b97f4a7c15ull * (static_cast<std::uint64_t>(position) * 4096u + salt + 1u);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return static_cast<float>((z ^ (z >> 31)) >> 40) * 0x1p-24f;
+  const std::uint64_t random = random_at(seed, static_cast<std::uint64_t>(position) * 4096u + salt);
+  return static_cast<float>(random >> 40) * 0x1p-24f;
 }
 
 struct RowContext;

@@ -9,9 +9,7 @@ using storage_laws::experts;
 using storage_laws::Source;
 
 std::uint64_t random_number(std::uint64_t& state) {
-  std::uint64_t z = state += 0x9e3779b97f4a7c15ull;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  return (z ^ (z >> 27)) >> 33;
+  return moe::next_random(state) >> 33;
 }
 std::vector<moe::ExpertId> two_of(std::uint64_t& state) {
   const auto a = static_cast<moe::ExpertId>(random_number(state) % experts);

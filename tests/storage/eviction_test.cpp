@@ -85,10 +85,10 @@ struct Hobbit : Checked {
   Hobbit(double a, double b, double c, double d)
       : Checked(moe::Multidimensional{a, b, c, d}, {{9, 4}, {}, 0}, layers, experts), w{a, b, c, d} {}
   double score(int l, int e, int now) const override {
-    const double t = token;
-    return w[0] * last_token(l, e) / t + w[1] * count(l, e, [](const Use&) { return 1; }) / t +
-           w[2] * count(l, e, [](const Use& u) { return u.high ? 1 : 0; }) / t +
-           w[3] * (1 - distance(l, now) / static_cast<double>(layers));
+    // Exact up to the division: rounding must not make or break ties.
+    const double of_sequence = w[0] * last_token(l, e) + w[1] * count(l, e, [](const Use&) { return 1; }) +
+                               w[2] * count(l, e, [](const Use& u) { return u.high ? 1 : 0; });
+    return of_sequence / token + w[3] * (1 - distance(l, now) / static_cast<double>(layers));
   }
   double w[4];
 };

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include <moe/math.hpp>
 #include <moe/storage/posix_file.hpp>
 
 namespace fixture {
@@ -26,21 +27,12 @@ struct FaultPlan {
   /// The fault of the call that is made now.
   bool next(Fault& fault, std::uint64_t& random) {
     const int n = calls++;
-    random = mixed(static_cast<std::uint64_t>(n) + 1);
+    random = moe::random_at(0, static_cast<std::uint64_t>(n));
     const bool chosen = one_in > 0 && random % static_cast<unsigned>(one_in) == 0;
     fault = chosen ? all_faults[random / 1024 % std::size(all_faults)] : kind;
     if (!chosen && n != fail_at) return false;
     ++injected;
     return true;
-  }
-
- private:
-  /// splitmix64
-  static std::uint64_t mixed(std::uint64_t n) {
-    std::uint64_t z = n * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
   }
 };
 

@@ -86,13 +86,6 @@ struct NoReserve : moe::PosixSystem {
   }
 };
 
-std::uint64_t next_random(std::uint64_t& state) {
-  std::uint64_t z = state += 0x9e3779b97f4a7c15u;  // splitmix64
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
 /// Kills a process that writes `path` again and again, `kills` times at random moments; returns how often the file
 /// was the killed process's.
 int kill_writers(const std::filesystem::path& path, int kills, std::uint64_t seed) {
@@ -117,7 +110,7 @@ int kill_writers(const std::filesystem::path& path, int kills, std::uint64_t see
       ::_exit(1);
     }
     const auto bound = static_cast<std::uint64_t>(one.count()) + 500;
-    std::this_thread::sleep_for(std::chrono::microseconds(next_random(seed) % bound));
+    std::this_thread::sleep_for(std::chrono::microseconds(moe::next_random(seed) % bound));
     ::kill(child, SIGKILL);
     int status = 0;
     ::waitpid(child, &status, 0);

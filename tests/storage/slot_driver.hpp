@@ -75,9 +75,7 @@ class SlotDriver {
 template <class Driver>
 void random_calls(Driver& driver, int tokens, int layers, int experts, int k, int formats, std::uint64_t seed) {
   const auto below = [&seed](int n) {
-    std::uint64_t z = seed += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    return static_cast<int>(((z ^ (z >> 27)) >> 33) % static_cast<std::uint64_t>(n));
+    return static_cast<int>((moe::next_random(seed) >> 33) % static_cast<std::uint64_t>(n));
   };
   for (int token = 0; token < tokens; ++token) {
     if (token % 40 == 0) driver.begin_sequence();

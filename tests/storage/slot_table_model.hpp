@@ -75,9 +75,7 @@ class Model : public Calls {
   // ---- random steps
 
   int below(int n) {
-    std::uint64_t z = random_ += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    return static_cast<int>(((z ^ (z >> 27)) >> 33) % static_cast<std::uint64_t>(n));
+    return static_cast<int>((moe::next_random(random_) >> 33) % static_cast<std::uint64_t>(n));
   }
   std::vector<ExpertNeed> random_wish(bool guess) {
     std::vector<ExpertNeed> wish;

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <moe/math.hpp>
 #include <moe/offline/replay.hpp>
 
 namespace moe {
@@ -70,9 +71,9 @@ class PlanReplayer {
     });
   }
   ExpertId guess(ExpertId truth) noexcept {
-    const std::uint64_t coin = random();
+    const std::uint64_t coin = next_random(random_);
     if (static_cast<double>(coin >> 11) * 0x1p-53 < rule_.accuracy || trace_.experts() < 2) return truth;
-    const auto other = static_cast<ExpertId>(random() % static_cast<std::uint64_t>(trace_.experts() - 1));
+    const auto other = static_cast<ExpertId>(next_random(random_) % static_cast<std::uint64_t>(trace_.experts() - 1));
     return other < truth ? other : other + 1;
   }
 
@@ -127,13 +128,6 @@ class PlanReplayer {
   void give_up(std::size_t id) {
     ++counts_.evictions;
     guessed_[id] = false;
-  }
-  /// splitmix64
-  std::uint64_t random() noexcept {
-    std::uint64_t z = random_ += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
   }
 
   static constexpr std::size_t none = 0;

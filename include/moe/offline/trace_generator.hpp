@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <moe/math.hpp>
 #include <moe/offline/trace.hpp>
 
 namespace moe {
@@ -112,18 +113,11 @@ class GeneratedSequence {
       slots_.push_back({logits_[static_cast<std::size_t>(i)].expert, static_cast<float>(share)});
     }
   }
-  /// splitmix64
-  std::uint64_t random() noexcept {
-    std::uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-  }
   /// Close to N(0,1): the sum of 12 uniform numbers, whose variance is 1, less 6.
   std::int64_t normal() noexcept {
     std::int64_t sum = -6 * fixed::one;
     for (int i = 0; i < 6; ++i) {
-      const std::uint64_t two = random();
+      const std::uint64_t two = next_random(state_);
       sum += static_cast<std::int64_t>((two >> 40) + (two & 0xffffff));
     }
     return sum;

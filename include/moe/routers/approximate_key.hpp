@@ -12,13 +12,6 @@
 
 namespace moe {
 
-/// The finaliser of splitmix64.
-MOE_HD constexpr std::uint64_t mix_bits(std::uint64_t z) noexcept {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
-
 /// A key of `bits` (at most 64) signs of projections on random vectors of +1 and -1: rows at a small angle often share
 /// it. O(bits * columns), so rather a key of logits than of x, where the gate costs no more.
 struct SignProjection {
@@ -28,7 +21,7 @@ struct SignProjection {
   std::uint64_t operator()(Row<const float> row) const noexcept {
     float sum[64] = {};
     for (int i = 0; i < row.size(); ++i) {
-      const std::uint64_t signs = mix_bits(seed + 0x9e3779b97f4a7c15ull * (static_cast<std::uint64_t>(i) + 1u));
+      const std::uint64_t signs = random_at(seed, static_cast<std::uint64_t>(i));
       for (int b = 0; b < bits; ++b) sum[b] += ((signs >> b) & 1u) != 0 ? row[i] : -row[i];
     }
     std::uint64_t key = 0;
@@ -52,8 +45,7 @@ struct RoundedTop {
     for (const Slot& s : list.first(n)) {
       const float step = top[0].weight > 0 ? s.weight / top[0].weight * static_cast<float>(levels) : 0.0f;
       const long rounded = step <= static_cast<float>(levels) ? std::lround(std::copysign(step, row[s.expert])) : 0;
-      key = mix_bits(key + 0x9e3779b97f4a7c15ull * (static_cast<std::uint64_t>(s.expert) + 1u) +
-                     static_cast<std::uint64_t>(rounded + levels + 1));
+      key = random_at(key + static_cast<std::uint64_t>(rounded + levels + 1), static_cast<std::uint64_t>(s.expert));
     }
     return key;
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <moe/error.hpp>
+#include <moe/math.hpp>
 #include <moe/routing.hpp>
 
 namespace moe {
@@ -45,11 +46,8 @@ struct HashRouter {
   MOE_HD ExpertId expert_of(int token) const noexcept {
     if (token < 0) return -1;
     if (!table.empty()) return token < table.size() ? table[token] : -1;
-    std::uint64_t z = seed + 0x9e3779b97f4a7c15ull * (static_cast<std::uint64_t>(token) + 1u);  // splitmix64
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    z ^= z >> 31;
-    return static_cast<ExpertId>(((z >> 32) * static_cast<std::uint64_t>(experts)) >> 32);
+    const std::uint64_t random = random_at(seed, static_cast<std::uint64_t>(token));
+    return static_cast<ExpertId>(((random >> 32) * static_cast<std::uint64_t>(experts)) >> 32);
   }
 };
 
