@@ -230,6 +230,36 @@ TEST_CASE("every field of the head is checked, and the message says which") {
   says(patched(good, 112, std::uint64_t{4096}), "offset of the first record in bf16: expected 8192, found 4096");
 }
 
+TEST_CASE("numbers of the head have bounds, and the first wrong one is named") {
+  const Written w;
+  const std::string good = read_file(w.path);
+  struct Field {
+    std::size_t at;
+    const char* name;
+    std::uint32_t least, most;
+  };
+  const std::uint32_t most = 1u << 24;
+  const Field fields[] = {{12, "layers", 1, most}, {16, "experts", 1, most}, {20, "hidden", 1, most},
+                          {24, "ffn", 1, most},    {28, "gated", 0, 1},      {32, "biased", 0, 1},
+                          {36, "formats", 1, 16}};
+  std::string all_from_here = good;
+  for (auto f = std::rbegin(fields); f != std::rend(fields); ++f) {
+    const auto refused = [&](std::uint32_t value) {
+      return refusal(w, patched(all_from_here, f->at, value))
+                 .find(moe::concat("bad.moe: ", f->name, ": expected ", f->least, " to ", f->most, ", found ",
+                                   value)) != std::string::npos;
+    };
+    CHECK(refused(f->most + 1));
+    if (f->least > 0) CHECK(refused(f->least - 1));
+    CHECK_FALSE(refused(f->least));
+    CHECK_FALSE(refused(f->most));
+    all_from_here = patched(all_from_here, f->at, f->most + 1);
+  }
+  const auto sized = [&](std::uint64_t bytes) { return refusal(w, patched(good, 104, bytes)); };
+  CHECK(sized(0).find("format 0: expected a name and a size, found none") != std::string::npos);
+  CHECK(sized(1).find("format 0") == std::string::npos);
+}
+
 TEST_CASE("no byte of the head can be changed so that other records are read") {
   const Written w;
   const std::string good = read_file(w.path);

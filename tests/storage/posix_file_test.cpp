@@ -142,6 +142,8 @@ TEST_CASE("a file is read directly where the file system reads whole pages so, a
   CHECK_NOTHROW(direct.read(0, {to.data(), 4096}));
   CHECK(std::memcmp(to.data(), page.data(), 4096) == 0);
   CHECK_FALSE(moe::BasicInputFile<Direct>((folder / "a").string(), moe::Access::direct, Direct(false)).direct());
+  moe::OutputFile(folder / "empty").commit();
+  CHECK(moe::BasicInputFile<Direct>((folder / "empty").string(), moe::Access::direct, Direct()).direct());
 }
 
 TEST_CASE("a full disk is an error that says so, and nothing is left") {
