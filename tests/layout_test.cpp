@@ -172,11 +172,22 @@ TEST_CASE("an ungated record holds two matrices") {
   CHECK(PanelLayout::record_bytes<float>({64, 96, false, false}) == 2u * 64 * 96 * 4);
 }
 TEST_CASE("bf16 columns of one input lie in pairs 16 apart") {
-  CHECK(PanelLayout::position<moe::bf16>(0) == 0);
-  CHECK(PanelLayout::position<moe::bf16>(16) == 1);
-  CHECK(PanelLayout::position<moe::bf16>(1) == 2);
+  using traits = moe::format_traits<moe::bf16>;
+  CHECK(traits::place(0).code == 0);
+  CHECK(traits::place(16).code == 1);
+  CHECK(traits::place(1).code == 2);
+}
+TEST_CASE_TEMPLATE("every column has a place of its own among an input's codes", F, float, moe::bf16, moe::f16,
+                   moe::q8_0, moe::mxfp4, moe::q4_0) {
+  using traits = moe::format_traits<F>;
+  constexpr int weights = moe::weights_per_code<typename traits::code>;
   std::set<int> all;
-  for (int c = 0; c < 32; ++c) all.insert(PanelLayout::position<moe::bf16>(c));
+  for (int c = 0; c < 32; ++c) {
+    const moe::CodePlace place = traits::place(c);
+    CHECK(place.code < 32 / weights);
+    CHECK(place.part < weights);
+    all.insert(weights * place.code + place.part);
+  }
   CHECK(all.size() == 32);
 }
 TEST_CASE("mxfp4 columns of one input share bytes 16 apart, after the scales") {

@@ -54,6 +54,7 @@ MOE_HD constexpr unsigned e2m1_code(float value) {
 
 /// Two 4-bit codes in a byte, the first one in the low bits.
 struct nibble_pair {
+  static constexpr int weights = 2;
   std::uint8_t bits = 0;
 
   MOE_HD constexpr unsigned code(int i) const { return (i == 0 ? unsigned{bits} : unsigned{bits} >> 4) & 15u; }
@@ -97,18 +98,36 @@ struct q4_0 {
 
 /// Weights in one element of type `Code`.
 template <class Code>
-inline constexpr int weights_per_code = 1;
-template <>
-inline constexpr int weights_per_code<e2m1_pair> = 2;
-template <>
-inline constexpr int weights_per_code<q4_pair> = 2;
+inline constexpr int weights_per_code = [] {
+  if constexpr (requires { Code::weights; })
+    return Code::weights;
+  else
+    return 1;
+}();
 
-/// What a weight format must say. `block` inputs are encoded together; a block of one has no scale.
+/// Where a weight lies among the codes that one input has in a panel of 32 columns: in which code, and where in it.
+struct CodePlace {
+  int code = 0, part = 0;
+};
+struct ColumnsInOrder {
+  static constexpr CodePlace place(int column) { return {column, 0}; }
+};
+/// Columns c and c + 16 beside each other, so that a shift and a mask widen them.
+struct ColumnsInPairs {
+  static constexpr CodePlace place(int column) { return {column % 16 * 2 + column / 16, 0}; }
+};
+/// Columns c and c + 16 in code c, the former in the low bits.
+struct ColumnsInHalves {
+  static constexpr CodePlace place(int column) { return {column % 16, column / 16}; }
+};
+
+/// What a weight format must say. `block` inputs are encoded together; a block of one has no scale. `place` is the
+/// order in which the kernels' `panel` overloads take the codes.
 template <class Format>
 struct format_traits;
 
 template <>
-struct format_traits<f32> {
+struct format_traits<f32> : ColumnsInOrder {
   static constexpr std::string_view name = "f32";
   static constexpr int block = 1;
   using code = float;
@@ -117,7 +136,7 @@ struct format_traits<f32> {
 };
 
 template <>
-struct format_traits<bf16> {
+struct format_traits<bf16> : ColumnsInPairs {
   static constexpr std::string_view name = "bf16";
   static constexpr int block = 1;
   using code = bf16;
@@ -126,7 +145,7 @@ struct format_traits<bf16> {
 };
 
 template <>
-struct format_traits<f16> {
+struct format_traits<f16> : ColumnsInOrder {
   static constexpr std::string_view name = "f16";
   static constexpr int block = 1;
   using code = f16;
@@ -135,7 +154,7 @@ struct format_traits<f16> {
 };
 
 template <>
-struct format_traits<q8_0> {
+struct format_traits<q8_0> : ColumnsInOrder {
   static constexpr std::string_view name = "q8_0";
   static constexpr int block = 32;
   using code = std::int8_t;
@@ -158,7 +177,7 @@ struct format_traits<q8_0> {
 };
 
 template <>
-struct format_traits<mxfp4> {
+struct format_traits<mxfp4> : ColumnsInHalves {
   static constexpr std::string_view name = "mxfp4";
   static constexpr int block = 32;
   using code = e2m1_pair;
@@ -195,7 +214,7 @@ struct format_traits<mxfp4> {
 };
 
 template <>
-struct format_traits<q4_0> {
+struct format_traits<q4_0> : ColumnsInHalves {
   static constexpr std::string_view name = "q4_0";
   static constexpr int block = 32;
   using code = q4_pair;
@@ -239,6 +258,7 @@ template <class F>
 concept WeightFormat = requires {
   format_traits<F>::name;
   typename format_traits<F>::code;
+  format_traits<F>::place(0);
 };
 
 template <class F>

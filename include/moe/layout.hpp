@@ -58,8 +58,7 @@ struct Panels {
 ///            = for each 32 inputs: 32 binary16 scales, 32 x 16 bytes    (q4_0)
 ///
 /// One layout serves one token (a panel is a stream that is read once) and many (a panel stays in cache while all
-/// rows of the expert pass). bf16 codes lie in pairs (column c beside c + 16) so that a shift and a mask widen them; of
-/// mxfp4 and q4_0, columns c and c + 16 share byte c, the former in the low bits.
+/// rows of the expert pass). The order of columns among an input's codes is the format's (`format_traits::place`).
 struct PanelLayout {
   static constexpr std::string_view name = "panel32";
   static constexpr int width = Panels::width;
@@ -136,15 +135,6 @@ struct PanelLayout {
             .count = pieces(s.hidden, width)};
   }
 
-  /// Position of a column inside one input's 32 codes.
-  template <WeightFormat F>
-  static constexpr int position(int column) {
-    if constexpr (std::is_same_v<F, bf16>)
-      return column < 16 ? 2 * column : 2 * (column - 16) + 1;
-    else
-      return column;
-  }
-
   /// Packs one expert into `record` (record_bytes<Format>(shape) bytes, 64-byte aligned). Padding is written as zero.
   /// Throws Error if a matrix has another shape than `shape` says.
   template <class Format>
@@ -175,10 +165,11 @@ struct PanelLayout {
     }
     using code = typename traits::code;
     const auto* codes = reinterpret_cast<const code*>(block) + input % traits::block * codes_per_input<code>;
-    if constexpr (weights_per_code<code> == 2)
-      return scale * codes[column % 16].value(column / 16);
+    const CodePlace place = traits::place(column);
+    if constexpr (weights_per_code<code> > 1)
+      return scale * codes[place.code].value(place.part);
     else
-      return scale * static_cast<float>(codes[position<F>(column)]);
+      return scale * static_cast<float>(codes[place.code]);
   }
 
  private:
@@ -220,17 +211,18 @@ struct PanelLayout {
       auto* codes = reinterpret_cast<code*>(block + sizeof(typename traits::scale) * width);
       for (int i = 0; i < traits::block; ++i, codes += codes_per_input<code>) put_code(encoded, i, column, codes);
     } else {
-      reinterpret_cast<F*>(block)[position<F>(column)] = encoded;
+      reinterpret_cast<F*>(block)[traits::place(column).code] = encoded;
     }
   }
 
   /// Code i of a block into `codes`, those of one input.
   template <class F>
   static void put_code(const F& block, int i, int column, typename format_traits<F>::code* codes) {
-    if constexpr (weights_per_code<typename format_traits<F>::code> == 2)
-      codes[column % 16].set(column / 16, block.code(i));
+    const CodePlace place = format_traits<F>::place(column);
+    if constexpr (weights_per_code<typename format_traits<F>::code> > 1)
+      codes[place.code].set(place.part, block.code(i));
     else
-      codes[position<F>(column)] = block.codes[static_cast<std::size_t>(i)];
+      codes[place.code] = block.codes[static_cast<std::size_t>(i)];
   }
 
   /// Up biases follow the panels: 32 of gate, 32 of up, and so on.
