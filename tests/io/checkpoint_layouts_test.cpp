@@ -91,6 +91,24 @@ TEST_CASE("experts one below the other, with a transposed down matrix") {
   CHECK(holds(expert.matrices().down, 32, 20, [&](int r, int c) { return down(7 * 20 + c, r); }));
 }
 
+TEST_CASE("a decoder's layers are found wherever models keep them") {
+  const std::string usual = "model.layers.";
+  const std::vector<float> expected = one_layer("mixtral").gate(0);
+  for (const char* prefix : {"model.layers.", "model.language_model.layers.", "language_model.model.layers.",
+                             "language_model.layers.", "layers."}) {
+    CAPTURE(prefix);
+    Model model("mixtral");
+    decltype(model.tensors) renamed;
+    for (auto& [name, tensor] : model.tensors)
+      renamed[name.starts_with(usual) ? prefix + name.substr(usual.size()) : name] = std::move(tensor);
+    model.tensors = std::move(renamed);
+    model.write();
+    const Checkpoint checkpoint = Checkpoint::of_layer(model.folder.path(), model.folder.path(), {});
+    CHECK(checkpoint.layer_tensor(0, "x") == concat(prefix, "0.x"));
+    CHECK(checkpoint.gate(0) == expected);
+  }
+}
+
 TEST_CASE("an expert outside a stack is refused") {
   const Checkpoint checkpoint = one_layer("llama4");
   CHECK_THROWS_WITH_AS(checkpoint.expert(0, 12), doctest::Contains("expected 0 to 11, found 12"), moe::Error);

@@ -1,3 +1,4 @@
+#include <dlfcn.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -10,6 +11,21 @@
 
 #include "child_process.hpp"
 #include "storage_fixture.hpp"
+
+namespace {
+
+/// How often the kernel is going to answer with `answer`, and what it was given otherwise.
+std::atomic<int> refusals{0}, answer{0}, submitted{0};
+
+}  // namespace
+
+/// Stands before liburing's own.
+extern "C" int io_uring_submit(io_uring* ring) {
+  if (refusals > 0) return --refusals, answer.load();
+  ++submitted;
+  static auto* const own = reinterpret_cast<int (*)(io_uring*)>(::dlsym(RTLD_NEXT, "io_uring_submit"));
+  return own(ring);
+}
 
 namespace {
 
@@ -119,6 +135,23 @@ TEST_CASE("where io_uring is refused, reads run on threads") {
               return reads_everything(file, source) ? right : wrong;
             }) == right);
     }
+}
+
+TEST_CASE("a kernel that is busy is asked again, and one that refuses is not") {
+  const Written w;
+  const auto source = w.weights.packed<Format>();
+  for (const int error : {EAGAIN, EBUSY, EINTR, EPERM, ENOMEM}) {
+    CAPTURE(error);
+    const UringFile file{w.path};
+    if (!file.reader().uring()) return;
+    CHECK(reads_everything(file, source));  // the reader has begun to listen
+    answer = -error;
+    submitted = 0;
+    refusals = 3;
+    CHECK(reads_everything(file, source));
+    CHECK((submitted > 0) == (error == EAGAIN || error == EBUSY || error == EINTR));
+    refusals = 0;
+  }
 }
 
 TEST_CASE("if the kernel takes no more entries while the file is open, reads go on in the plain way") {
