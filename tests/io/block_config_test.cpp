@@ -104,6 +104,18 @@ TEST_CASE("keys of the hub and of transformers 5 mean the same") {
   CHECK(parse("gemma4", {}).router.k.at(0) == 3);
 }
 
+TEST_CASE("what a model may lack it may have none of") {
+  CHECK(parse("longcat_flash", {{"zero_expert_num", 0}, {"moe_topk", 3}}).router.identities == 0);
+  CHECK(parse("deepseek_v3", {{"n_shared_experts", 0}}).shared.mixing == moe::io::SharedConfig::Mixing::none);
+  CHECK(parse("deepseek_v4", {{"num_hash_layers", 0}, {"mlp_layer_types", nullptr}}).router.hash_layers.empty());
+  CHECK(layers("glm4_moe", {{"num_hidden_layers", 3}, {"first_k_dense_replace", 0}, {"mlp_layer_types", nullptr}}) ==
+        Layers{0, 1, 2});
+  CHECK(parse("nemotron_h", {{"moe_shared_expert_intermediate_size", 0}}).shared.mixing ==
+        moe::io::SharedConfig::Mixing::none);
+  CHECK(parse("granitemoeshared", {{"shared_intermediate_size", 0}}).shared.mixing ==
+        moe::io::SharedConfig::Mixing::none);
+}
+
 TEST_CASE("a generation setting is not the number of experts per token") {
   CHECK(parse("deepseek_v3", {{"top_k", 50}}).router.k.at(0) == 8);
 }

@@ -84,6 +84,8 @@ TEST_CASE("another weights file beside the config gives the same model in bf16")
     const Checkpoint exact(golden + e.family);
     const Checkpoint rounded(golden + e.family, "model.bf16.safetensors");
     CHECK(rounded.default_format() == moe::ElementType::bfloat16);
+    CHECK(rounded.is_language_model());
+    CHECK(rounded.config().heads == exact.config().heads);
     const moe::io::ExpertTensors a = exact.expert(0, 5), b = rounded.expert(0, 5);
     CHECK(b.matrices().up.type == moe::ElementType::bfloat16);
     for (int r = 0; r < a.matrices().up.rows; ++r) {
