@@ -4,13 +4,13 @@
 #include <memory>
 #include <moe/io/checkpoint.hpp>
 #include <moe/io/xxh3.hpp>
+#include <moe/storage/any_source.hpp>
 #include <moe/storage/background.hpp>
 #include <moe/storage/file.hpp>
 #include <moe/storage/mixed.hpp>
 #include <optional>
 #include <string>
 
-#include "any_source.hpp"
 #include "storage_choice.hpp"
 
 namespace engine {
@@ -39,7 +39,7 @@ void check_experts_file(const ExpertsFile<F>& file, const std::string& path, con
 template <class F>
 class ExpertSources {
  public:
-  using source = AnySource<moe::formats<F>>;
+  using source = moe::AnySource<moe::formats<F>>;
 
   /// Throws moe::IoError for a file that has other records or none of their checksums.
   ExpertSources(std::shared_ptr<const moe::io::Checkpoint> checkpoint, const StorageChoice& choice)
@@ -62,10 +62,10 @@ class ExpertSources {
 
 /// Two precisions of the experts, the less precise one for those that matter less.
 template <class High, class Low>
-AnySource<moe::formats<High, Low>> mixed_source(const StorageChoice& choice, AnySource<moe::formats<High>> high,
-                                                AnySource<moe::formats<Low>> low) {
+moe::AnySource<moe::formats<High, Low>> mixed_source(const StorageChoice& choice, moe::AnySource<moe::formats<High>> high,
+                                                moe::AnySource<moe::formats<Low>> low) {
   const moe::ByImportance rule{.up_to = {choice.thresholds[0], choice.thresholds[1], 1, 1}};
-  return AnySource<moe::formats<High, Low>>(moe::Mixed{rule, std::move(high), std::move(low)});
+  return moe::AnySource<moe::formats<High, Low>>(moe::Mixed{rule, std::move(high), std::move(low)});
 }
 
 }  // namespace engine

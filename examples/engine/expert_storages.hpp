@@ -43,7 +43,7 @@ class ExpertStorages {
   /// Calls `f(storage)` for `layer` of the model, the `index`-th one with experts; in this order.
   template <class Function>
   void with_storage(int layer, int index, Function&& f) const {
-    AnySource<moe::formats<F>> source = sources_.layer(layer, index);
+    moe::AnySource<moe::formats<F>> source = sources_.layer(layer, index);
     if (offloading_.ring() != nullptr) return f(moe::Ring{*offloading_.ring(), std::move(source)});
     if (offloading_.cache() == nullptr) return f(moe::Resident{source});
     if constexpr (may_be_mixed<F>) {
@@ -53,7 +53,7 @@ class ExpertStorages {
       }
     }
     if (const moe::ExpertCache* const lower = offloading_.lower_cache())
-      source = AnySource<moe::formats<F>>(moe::Background{moe::StorageSource{moe::Cached{*lower, std::move(source)}}});
+      source = moe::AnySource<moe::formats<F>>(moe::Background{moe::StorageSource{moe::Cached{*lower, std::move(source)}}});
     f(moe::Cached{*offloading_.cache(), std::move(source)});
   }
 

@@ -11,6 +11,20 @@ namespace moe {
 
 using ExpertId = std::int32_t;
 
+// ---- sets of experts, as bits: [pieces(E, 32)] words
+
+MOE_HD inline bool has_expert(const std::uint32_t* set, ExpertId e) noexcept {
+  return ((set[e / 32] >> (e % 32)) & 1u) != 0;
+}
+MOE_HD inline void add_expert(std::uint32_t* set, ExpertId e) noexcept { set[e / 32] |= 1u << (e % 32); }
+/// `set` becomes that of the ids in [0, experts) for which is(e) holds.
+template <class Is>
+void fill_experts(std::uint32_t* set, int experts, const Is& is) noexcept {
+  for (int word = 0; word < pieces(experts, 32); ++word) set[word] = 0;
+  for (ExpertId e = 0; e < experts; ++e)
+    if (is(e)) add_expert(set, e);
+}
+
 /// Ids in [0, networks) are experts with weights, the next `identities` return their input;
 /// every other id, negative ones too, adds nothing and costs nothing.
 struct IdMap {

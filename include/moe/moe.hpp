@@ -50,6 +50,7 @@
 #include <moe/routers/top_any.hpp>
 #include <moe/routers/top_p.hpp>
 #include <moe/storage/resident.hpp>
+#include <moe/storage/any_source.hpp>
 #include <moe/storage/background.hpp>
 #include <moe/storage/eviction.hpp>
 #include <moe/storage/host_slots.hpp>

@@ -121,7 +121,7 @@ struct RowContext {
       e = i->to[e];
       if (e < 0) return false;
     }
-    return allowed_bits == nullptr || bit(allowed_bits, e);
+    return allowed_bits == nullptr || has_expert(allowed_bits, e);
   }
   /// Whether the storage holds e, as far as it is known.
   MOE_HD bool is_resident(ExpertId e) const noexcept {
@@ -132,12 +132,7 @@ struct RowContext {
       e = i->to[e];
       if (e < 0) return false;
     }
-    return bit(resident_bits, e);
-  }
-
- private:
-  MOE_HD static bool bit(const std::uint32_t* words, ExpertId e) noexcept {
-    return ((words[e / 32] >> (e % 32)) & 1u) != 0;
+    return has_expert(resident_bits, e);
   }
 };
 

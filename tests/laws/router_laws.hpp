@@ -114,9 +114,7 @@ void for_many_masks(int n, const F& f) {
     f(mask);
   }
 }
-inline bool has_bit(const std::vector<std::uint32_t>& mask, int e) {
-  return (mask[static_cast<std::size_t>(e / 32)] >> (e % 32) & 1u) == 1u;
-}
+inline bool has_bit(const std::vector<std::uint32_t>& mask, int e) { return moe::has_expert(mask.data(), e); }
 
 /// No state to share or to move: a kernel takes it by value.
 template <class R>

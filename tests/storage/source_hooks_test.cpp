@@ -66,6 +66,20 @@ TEST_CASE(
   CHECK(first.hurried == std::vector<const void*>{&source});
   CHECK(second.hurried == std::vector<const void*>{&source});
 }
+TEST_CASE("a source behind virtual functions is the one that it holds") {
+  Told told;
+  const moe::AnySource<moe::formats<moe::bf16, moe::q8_0>> source{Choosing{&told, {1, 0, -1}}};
+  CHECK(source.shape() == shape);
+  CHECK(source.bytes(0) == 4096);
+  CHECK(source.bytes(1) == 2048);
+  CHECK(choices(source) == Ints{1, 0, -1});
+  moe::hurry(source, &told);
+  CHECK(told.hurried == std::vector<const void*>{&told});
+  const fixture::RandomExperts weights(shape, 3, 1);
+  const moe::AnySource<moe::formats<moe::bf16>> packed{weights.packed<moe::bf16>()};
+  for (moe::ExpertId e = 0; e < 3; ++e)
+    CHECK(fixture::record(packed, e) == fixture::record(weights.packed<moe::bf16>(), e));
+}
 TEST_CASE("a mixture chooses by its own rule, and every source of it is told what is hurried") {
   Told high, low;
   const moe::Mixed source{moe::ByImportance{}, Choosing{&high, {1, 1}}, Choosing{&low, {1, 1}}};

@@ -75,9 +75,8 @@ inline std::vector<ExpertId> renumbering(std::span<const ExpertId> kept, int exp
 /// (identities, nulls), which pruning leaves alone.
 inline std::vector<std::uint32_t> mask_of(std::span<const ExpertId> kept, int experts, int others = 0) {
   std::vector<std::uint32_t> words(static_cast<std::size_t>(pieces(experts + others, 32)));
-  const auto set = [&](ExpertId e) { words[static_cast<std::size_t>(e / 32)] |= 1u << (e % 32); };
-  for (const ExpertId e : kept) set(e);
-  for (ExpertId e = experts; e < experts + others; ++e) set(e);
+  for (const ExpertId e : kept) add_expert(words.data(), e);
+  for (ExpertId e = experts; e < experts + others; ++e) add_expert(words.data(), e);
   return words;
 }
 

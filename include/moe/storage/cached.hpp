@@ -175,9 +175,7 @@ class Cached {
   void residency(std::uint32_t* bits) const noexcept {
     State& state = *member_->state;
     const std::lock_guard lock(state.mutex);
-    for (int word = 0; word < pieces(num_experts(), 32); ++word) bits[word] = 0;
-    for (ExpertId e = 0; e < num_experts(); ++e)
-      if (state.table.ready(layer(), e)) bits[e / 32] |= 1u << (e % 32);
+    fill_experts(bits, num_experts(), [&](ExpertId e) { return state.table.ready(layer(), e); });
   }
 
  private:

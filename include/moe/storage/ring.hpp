@@ -98,8 +98,7 @@ class Ring {
   void residency(std::uint32_t* bits) const noexcept {
     const std::lock_guard lock(member_->state->mutex);
     const bool here = member_->state->table.in(member_->index, detail::Phase::ready);
-    for (int word = 0; word < pieces(num_experts(), 32); ++word) bits[word] = 0;
-    for (ExpertId e = 0; here && e < num_experts(); ++e) bits[e / 32] |= 1u << (e % 32);
+    fill_experts(bits, num_experts(), [here](ExpertId) { return here; });
   }
 
  private:
