@@ -9,7 +9,7 @@
 #include <vector>
 
 #include <moe/offline/trace.hpp>
-#include <moe/routers/sensitivity_gate.hpp>
+#include <moe/routers/sensitivity_skip.hpp>
 
 namespace offload {
 
@@ -82,7 +82,7 @@ class Routes {
   Routes gated(const std::vector<float>& thresholds) const {
     Routes out = *this;
     for (int row = 0; row < rows(); ++row) {
-      const moe::SensitivityGate<Given> gate{{picks(row)}, thresholds[index(layer_of(row))]};
+      const moe::SensitivitySkip<Given> gate{{picks(row)}, thresholds[index(layer_of(row))]};
       out.counts_[index(row)] = gate.select({}, {out.slots_.data() + index(row) * index(k_), k_});
     }
     return out;

@@ -58,7 +58,7 @@ struct MakeRouter {
   PolicyRouter operator()(const ShiftedNulls&) const { refuse("a model with null experts for it", "nulls"); }
   PolicyRouter operator()(const SensitivityBudget& p) const {
     const float sensitivity = at(p.sensitivities, layer, "sensitivities");
-    return moe::SensitivityGate<moe::TopK>{trained, moe::sensitivity_threshold(p.budget, sensitivity), p.when};
+    return moe::SensitivitySkip<moe::TopK>{trained, moe::sensitivity_threshold(p.budget, sensitivity), p.when};
   }
   PolicyRouter operator()(const SkippedExperts& p) const {
     return moe::ExpertSkip<moe::TopK>{trained, at(p.betas, layer, "betas")};

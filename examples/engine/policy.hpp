@@ -6,7 +6,7 @@
 #include <moe/routers/expert_skip.hpp>
 #include <moe/routers/null_experts.hpp>
 #include <moe/routers/self_contrast.hpp>
-#include <moe/routers/sensitivity_gate.hpp>
+#include <moe/routers/sensitivity_skip.hpp>
 #include <moe/routers/top_k.hpp>
 #include <string>
 #include <string_view>
@@ -34,7 +34,7 @@ struct TopExperts {
 struct ShiftedNulls {
   float shift = 0;
 };
-/// moe::SensitivityGate with tau = sqrt(budget / sensitivity) of the layer.
+/// moe::SensitivitySkip with tau = sqrt(budget / sensitivity) of the layer.
 struct SensitivityBudget {
   float budget = 0;
   PerLayer sensitivities;
@@ -78,7 +78,7 @@ struct WeightMover {
 };
 
 /// One type of layer for every policy.
-using PolicyRouter = moe::AnyRouter<moe::TopK, moe::NullExperts<moe::TopK>, moe::SensitivityGate<moe::TopK>,
+using PolicyRouter = moe::AnyRouter<moe::TopK, moe::NullExperts<moe::TopK>, moe::SensitivitySkip<moe::TopK>,
                                     moe::ExpertSkip<moe::TopK>, moe::SelfContrast<moe::TopK>, WeightMover>;
 
 /// The router of one layer. `trained` is the family's. Throws moe::Error for a policy that does not fit the model.

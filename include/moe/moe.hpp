@@ -29,7 +29,7 @@
 #include <moe/soft_moe.hpp>
 #include <moe/routers/top_k.hpp>
 #include <moe/routers/approximate_key.hpp>
-#include <moe/routers/base.hpp>
+#include <moe/routers/base_layers.hpp>
 #include <moe/routers/capacity.hpp>
 #include <moe/routers/exit.hpp>
 #include <moe/routers/expert_choice.hpp>
@@ -42,7 +42,7 @@
 #include <moe/routers/residency.hpp>
 #include <moe/routers/remap.hpp>
 #include <moe/routers/self_contrast.hpp>
-#include <moe/routers/sensitivity_gate.hpp>
+#include <moe/routers/sensitivity_skip.hpp>
 #include <moe/routers/sinkhorn.hpp>
 #include <moe/routers/sparse_k.hpp>
 #include <moe/routers/sparse_mixer.hpp>

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <moe/io/checkpoint.hpp>
 #include <string>
@@ -202,6 +203,61 @@ TEST_CASE("what is missing, bent, or of a type that nobody computes with is refu
     CAPTURE(message);
     CHECK(contains(message, concat("tensor \"", bent.tensor, "\"")));
     CHECK(contains(message, bent.expected));
+  }
+}
+
+TEST_CASE("every golden layer opens, and what it cannot do without it cannot have in another size") {
+  int opened = 0, vectors = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(golden)) {
+    if (!std::filesystem::exists(entry.path() / "model.safetensors")) continue;
+    const std::string family = entry.path().filename().string();
+    CAPTURE(family);
+    CHECK_NOTHROW(one_layer(family));
+    ++opened;
+    const Model good(family);
+    for (const auto& [name, tensor] : good.tensors) {
+      if (tensor.shape.size() != 1) continue;
+      CAPTURE(name);
+      Model model(family);
+      const auto refusal = [&] {
+        model.write();
+        return message_of([&] { Checkpoint::of_layer(model.folder.path(), model.folder.path(), {}); });
+      };
+      model.tensors.erase(name);
+      if (!contains(refusal(), concat("tensor \"", name, "\": missing"))) continue;  // not of the blocks
+      ++vectors;
+      model.tensors[name] = tensor;
+      model.tensors[name].shape[0] += 1;
+      model.tensors[name].bytes.resize(tensor.bytes.size() / tensor.shape[0] * (tensor.shape[0] + 1));
+      CHECK(contains(refusal(), concat("expected [", tensor.shape[0], "], found [", tensor.shape[0] + 1, "]")));
+    }
+  }
+  CHECK(opened >= 40);
+  CHECK(vectors >= 20);
+}
+
+TEST_CASE("ungated experts may lie in one tensor") {
+  const Checkpoint apart = one_layer("nemotron_h");
+  const int layer = apart.first_moe_layer(), experts = apart.blocks().router.experts.at(layer);
+  Model model("nemotron_h");
+  for (const char* side : {"up_proj", "down_proj"}) {
+    Model::Tensor all;
+    for (int e = 0; e < experts; ++e) {
+      const auto one =
+          model.tensors.extract(apart.layer_tensor(layer, concat("mixer.experts.", e, ".", side, ".weight")));
+      all.dtype = one.mapped().dtype;
+      all.shape = {static_cast<std::uint64_t>(experts), one.mapped().shape[0], one.mapped().shape[1]};
+      all.bytes += one.mapped().bytes;
+    }
+    model.tensors[apart.layer_tensor(layer, concat("mixer.experts.", side))] = all;
+  }
+  model.write();
+  const Checkpoint stacked = Checkpoint::of_layer(model.folder.path(), model.folder.path(), {});
+  for (int e = 0; e < experts; ++e) {
+    const moe::io::ExpertTensors a = apart.expert(layer, e), b = stacked.expert(layer, e);
+    const moe::Matrix &up = a.matrices().up, &down = a.matrices().down;
+    CHECK(holds(b.matrices().up, up.rows, up.cols, [&](int r, int c) { return up.at(r, c); }));
+    CHECK(holds(b.matrices().down, down.rows, down.cols, [&](int r, int c) { return down.at(r, c); }));
   }
 }
 

@@ -86,6 +86,14 @@ TEST_CASE("records come back right through io_uring, more of them than may be un
   CHECK(reads_everything(UringFile{w.path, {.access = moe::Access::buffered}}, w.weights.packed<Format>()));
 }
 
+TEST_CASE("the kernel reads where it has io_uring") {
+  io_uring ring;
+  if (::io_uring_queue_init(4, &ring, 0) != 0) return;
+  ::io_uring_queue_exit(&ring);
+  const Written w;
+  CHECK(UringFile{w.path}.reader().uring());
+}
+
 TEST_CASE("destruction finishes reads that were asked for") {
   const Written w;
   moe::PendingReads reads(experts);

@@ -13,7 +13,7 @@
 #include <moe/routers/remap.hpp>
 #include <moe/routers/residency.hpp>
 #include <moe/routers/self_contrast.hpp>
-#include <moe/routers/sensitivity_gate.hpp>
+#include <moe/routers/sensitivity_skip.hpp>
 #include <moe/routers/sparse_k.hpp>
 #include <moe/routers/sparse_mixer.hpp>
 #include <moe/routers/token_table.hpp>
@@ -58,7 +58,7 @@ void for_each(F&& f) {
   f("NullExperts, shifted", NullExperts<TopK>{{.experts = 8, .k = 3}, 4, 3, 1.5f}, Promises{true, false, false});
   f("NullExperts, identity", NullExperts<TopK>{{.experts = 8, .k = 3}, 4, 3, 0, Null::identity}, Promises{});
   f("MixedExperts", MixedExperts<TopK>{top3, 2, 2, 1}, Promises{true, false, false});
-  f("SensitivityGate", SensitivityGate<TopK>{top3, 0.25f}, varies);
+  f("SensitivitySkip", SensitivitySkip<TopK>{top3, 0.25f}, varies);
   f("TopP", TopP<TopK>{probabilities, 0.7f}, varies);
   f("ExpertSkip", ExpertSkip<TopK>{top3, 0.4f}, varies);
   f("SkipAbsent", SkipAbsent<TopK>{top3, 0.4f}, varies);
@@ -82,8 +82,8 @@ void for_each(F&& f) {
     Promises{true, false, false});
   f("SkipAbsent of RemapRouter of PartRouter",
     SkipAbsent<RemapRouter<PartRouter<TopK>>>{{{top3, 4}, {merged, 12}, 8}, 0.3f}, free);
-  f("ExitRouter of SensitivityGate of MixedExperts",
-    ExitRouter<SensitivityGate<MixedExperts<TopK>>>{{{{.experts = 11, .k = 3}, 2, 1, 1}, 0.2f}},
+  f("ExitRouter of SensitivitySkip of MixedExperts",
+    ExitRouter<SensitivitySkip<MixedExperts<TopK>>>{{{{.experts = 11, .k = 3}, 2, 1, 1}, 0.2f}},
     Promises{true, false, false});
 }
 

@@ -47,7 +47,7 @@ inline void require_weights(const RoutingTrace& trace, const char* who) {
   if (!trace.has_weights()) raise(Error(who, "weights of the trace", "one for each expert", "none"));
 }
 
-/// Picks of a record that AdapMoE's gate keeps, the first at least (`SensitivityGate`, on recorded weights).
+/// Picks of a record that AdapMoE's gate keeps, the first at least (`SensitivitySkip`, on recorded weights).
 inline int kept_by_gate(const RoutingTrace& trace, const TraceRecord& record, const std::vector<double>& gate) {
   if (gate.empty()) return record.count;
   const Shares shares(trace, record);

@@ -1,11 +1,11 @@
-// SensitivityGate against AdapMoE's rule by brute force, at its ends, and as a knob.
-#include <moe/routers/sensitivity_gate.hpp>
+// SensitivitySkip against AdapMoE's rule by brute force, at its ends, and as a knob.
+#include <moe/routers/sensitivity_skip.hpp>
 #include <moe/routers/top_k.hpp>
 
 #include "../laws/router_laws.hpp"
 
 using moe::Score;
-using moe::SensitivityGate;
+using moe::SensitivitySkip;
 using moe::TopK;
 using moe::When;
 using router_laws::choose;
@@ -33,7 +33,7 @@ std::size_t kept_by_the_paper(const std::vector<oracle::Pick>& g, double budget,
   }
   return g.size();
 }
-int chosen(const SensitivityGate<TopK>& r, const std::vector<float>& logits, bool decode) {
+int chosen(const SensitivitySkip<TopK>& r, const std::vector<float>& logits, bool decode) {
   moe::Slot out[8];
   moe::RouteContext<> context;
   context.decode = decode;
@@ -42,7 +42,7 @@ int chosen(const SensitivityGate<TopK>& r, const std::vector<float>& logits, boo
 
 }  // namespace
 
-TEST_CASE("SensitivityGate drops the tail that the squared share allows, for two experts and for more") {
+TEST_CASE("SensitivitySkip drops the tail that the squared share allows, for two experts and for more") {
   oracle::Random random(41);
   CAPTURE(random.seed);
   // Logits are multiples of 1/64, so no share is within rounding of a threshold by design; those that are do not count.
@@ -58,7 +58,7 @@ TEST_CASE("SensitivityGate drops the tail that the squared share allows, for two
             ++near;
             continue;
           }
-          const SensitivityGate<TopK> r{
+          const SensitivitySkip<TopK> r{
               {.experts = 8, .k = k},
               moe::sensitivity_threshold(static_cast<float>(budget), static_cast<float>(sensitivity))};
           const std::vector<moe::Slot> found = choose(r, logits);
@@ -74,7 +74,7 @@ TEST_CASE("SensitivityGate drops the tail that the squared share allows, for two
 TEST_CASE("a threshold of zero changes nothing, bit for bit") {
   const TopK inner{.experts = 8, .k = 3};
   router_laws::for_many_rows(inner, [&](const std::vector<float>& logits) {
-    const auto before = choose(inner, logits), after = choose(SensitivityGate<TopK>{inner, 0}, logits);
+    const auto before = choose(inner, logits), after = choose(SensitivitySkip<TopK>{inner, 0}, logits);
     CHECK(ids(before) == ids(after));
     CHECK(bits(weights(before)) == bits(weights(after)));
   });
@@ -82,7 +82,7 @@ TEST_CASE("a threshold of zero changes nothing, bit for bit") {
 TEST_CASE("an infinite threshold leaves the best expert with weight 1") {
   const TopK inner{.experts = 8, .k = 2};
   router_laws::for_many_rows(inner, [&](const std::vector<float>& logits) {
-    const auto found = choose(SensitivityGate<TopK>{inner, infinity}, logits);
+    const auto found = choose(SensitivitySkip<TopK>{inner, infinity}, logits);
     CHECK(ids(found) == ids(choose(TopK{.experts = 8, .k = 1}, logits)));
     CHECK(weights(found) == std::vector<float>{1});
   });
@@ -95,25 +95,25 @@ TEST_CASE("the share of single experts grows with the threshold, and is one abov
   for (float threshold = 0; threshold < 0.55f; threshold += 0.03125f) {
     std::size_t single = 0;
     for (const auto& row : rows)
-      single += choose(SensitivityGate<TopK>{{.experts = 8, .k = 2}, threshold}, row).size() == 1;
+      single += choose(SensitivitySkip<TopK>{{.experts = 8, .k = 2}, threshold}, row).size() == 1;
     CHECK(single >= before);
     if (threshold > 0.5f) CHECK(single == rows.size());
     before = single;
   }
 }
 TEST_CASE("decode_only leaves rows of a prompt alone") {
-  const SensitivityGate<TopK> r{{.experts = 4, .k = 2}, 1, When::decode_only};
+  const SensitivitySkip<TopK> r{{.experts = 4, .k = 2}, 1, When::decode_only};
   CHECK(chosen(r, {1, 2, 3, 4}, false) == 2);
   CHECK(chosen(r, {1, 2, 3, 4}, true) == 1);
 }
 TEST_CASE("a model that does not normalise keeps its own weights of the kept") {
   const TopK inner{.experts = 4, .k = 2, .score = Score::softmax};
   const std::vector<float> logits{0, 3, 1, 2};
-  const auto found = choose(SensitivityGate<TopK>{inner, 1}, logits);
+  const auto found = choose(SensitivitySkip<TopK>{inner, 1}, logits);
   CHECK(weights(found) == std::vector<float>{weights(choose(inner, logits))[0]});
 }
 TEST_CASE("a router that cannot weigh keeps the sum of its weights") {
-  const auto found = choose(SensitivityGate<Opaque>{{{.experts = 4, .k = 2, .scale = 4}}, 1}, {0, 3, 1, 2});
+  const auto found = choose(SensitivitySkip<Opaque>{{{.experts = 4, .k = 2, .scale = 4}}, 1}, {0, 3, 1, 2});
   CHECK(weights(found) == std::vector<float>{4});
 }
 TEST_CASE("sensitivity_threshold gives the published ends of Mixtral's layers") {
@@ -122,5 +122,5 @@ TEST_CASE("sensitivity_threshold gives the published ends of Mixtral's layers") 
   CHECK(moe::sensitivity_threshold(0.007f, 0.0207f) > 0.5f);
 }
 TEST_CASE("nothing but NaN is not dropped: there is no share to compare") {
-  CHECK(choose(SensitivityGate<TopK>{{.experts = 4, .k = 2}, 1}, std::vector<float>(4, not_a_number)).size() == 2);
+  CHECK(choose(SensitivitySkip<TopK>{{.experts = 4, .k = 2}, 1}, std::vector<float>(4, not_a_number)).size() == 2);
 }

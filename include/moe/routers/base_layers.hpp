@@ -1,4 +1,4 @@
-// Base: every expert gets the same number of rows, and the sum of their logits is the largest possible.
+// BaseLayers: every expert gets the same number of rows, and the sum of their logits is the largest possible.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ namespace moe {
 /// bid go. Places that stay empty are held by rows without wishes. O(bids (T + E)), usually a few bids per row and
 /// round, with log8(spread of the logits / epsilon) rounds. Works in the table's memory and 3 arrays of E on the stack.
 /// A spread beyond 2^23 epsilon makes epsilon larger.
-struct Base {
+struct BaseLayers {
   static constexpr int most_experts = 4096;
 
   int experts = 0;
@@ -32,8 +32,8 @@ struct Base {
 
   void check() const {
     if (experts < 1 || experts > most_experts)
-      raise(Error("moe::Base", "experts", concat("1 to ", most_experts), std::to_string(experts)));
-    if (!(epsilon > 0)) raise(Error("moe::Base", "epsilon", "above 0", std::to_string(epsilon)));
+      raise(Error("moe::BaseLayers", "experts", concat("1 to ", most_experts), std::to_string(experts)));
+    if (!(epsilon > 0)) raise(Error("moe::BaseLayers", "epsilon", "above 0", std::to_string(epsilon)));
   }
 
   void route(const RouteContext<>& context, View<const float> logits, RoutingTable<>& table) const {

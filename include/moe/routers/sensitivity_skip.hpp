@@ -1,4 +1,4 @@
-// SensitivityGate: drops the last experts of a token where the layer can stand it.
+// SensitivitySkip: drops the last experts of a token where the layer can stand it.
 #pragma once
 
 #include <cmath>
@@ -24,7 +24,7 @@ inline float sensitivity_threshold(float budget, float sensitivity) noexcept { r
 /// The loss grows by about (dropped share)^2 * S, so this drops while that is below T. One threshold per layer: each
 /// layer has its own router. A threshold of 0 changes nothing, bit for bit.
 template <class Inner>
-struct SensitivityGate {
+struct SensitivitySkip {
   Inner inner;
   float threshold = 0;
   When when = When::always;
