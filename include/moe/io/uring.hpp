@@ -21,10 +21,10 @@ namespace moe::io {
 namespace detail {
 
 /// An io_uring and the event that wakes who waits for it; both, or neither.
-class Ring {
+class SubmissionRing {
  public:
   /// Whether there is one is found by asking: kernels that know io_uring refuse it in many containers.
-  explicit Ring(unsigned entries) noexcept {
+  explicit SubmissionRing(unsigned entries) noexcept {
     event_ = moe::detail::Descriptor<>(::eventfd(0, EFD_CLOEXEC));
     if (!event_.valid() || ::io_uring_queue_init(entries, &ring_, 0) != 0) return;
     valid_ = true;
@@ -32,9 +32,9 @@ class Ring {
     ::io_uring_queue_exit(&ring_);
     valid_ = false;
   }
-  Ring(const Ring&) = delete;
-  Ring& operator=(const Ring&) = delete;
-  ~Ring() {
+  SubmissionRing(const SubmissionRing&) = delete;
+  SubmissionRing& operator=(const SubmissionRing&) = delete;
+  ~SubmissionRing() {
     if (valid_) ::io_uring_queue_exit(&ring_);
   }
   bool valid() const noexcept { return valid_; }
@@ -66,7 +66,7 @@ class Ring {
 /// what somebody waits for is served before guesses.
 class RingReads {
  public:
-  RingReads(const InputFile& file, Ring& ring, int depth, ReadEnd end)
+  RingReads(const InputFile& file, SubmissionRing& ring, int depth, ReadEnd end)
       : file_(file), ring_(ring), end_(end), slots_(static_cast<std::size_t>(depth)) {
     free_.reserve(slots_.size());
     for (Slot& slot : slots_) free_.push_back(&slot);
@@ -174,7 +174,7 @@ class RingReads {
   }
 
   const InputFile& file_;
-  Ring& ring_;
+  SubmissionRing& ring_;
   ReadEnd end_;
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;  // of the worker
@@ -209,7 +209,7 @@ class UringReader {
   void hurry(const void* who) const noexcept { reads_ ? reads_->hurry(who) : threads_->hurry(who); }
 
  private:
-  detail::Ring ring_;
+  detail::SubmissionRing ring_;
   mutable std::optional<detail::RingReads> reads_;
   std::optional<ThreadReader<>> threads_;
 };
