@@ -120,7 +120,7 @@ TEST_CASE("run_layer refuses what does not fit") {
   const std::string io = " --io " + (golden / "mixtral/io.safetensors").string(), out = " --out " + shell.path("out");
   shell.refuses("run_layer" + model("mixtral") + io + out + " --layer 2", "layer");
   shell.refuses("run_layer" + model("mixtral") + io + out + " --layer -1", "--layer");
-  shell.refuses("run_layer" + model("mixtral") + io + out + " --isa sse9", "scalar, avx2 or avx512");
+  shell.refuses("run_layer" + model("mixtral") + io + out + " --isa sse9", "one of scalar, avx2, avx512");
   shell.refuses("run_layer" + model("mixtral") + io + out + " --executor gpu", "--executor");
   shell.refuses("run_layer" + model("mixtral") + io + out + " --format q3", "f32, bf16, f16, q8_0, mxfp4 or q4_0");
   shell.refuses("run_layer --model nowhere" + io + out, "nowhere/config.json");
