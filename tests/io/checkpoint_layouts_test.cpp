@@ -215,7 +215,9 @@ TEST_CASE("every golden layer opens, and what it cannot do without it cannot hav
     CHECK_NOTHROW(one_layer(family));
     ++opened;
     const Model good(family);
-    for (const auto& [name, tensor] : good.tensors) {
+    for (const auto& one : good.tensors) {
+      const std::string& name = one.first;
+      const Model::Tensor& tensor = one.second;
       if (tensor.shape.size() != 1) continue;
       CAPTURE(name);
       Model model(family);
