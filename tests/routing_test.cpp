@@ -138,6 +138,10 @@ TEST_CASE("a row knows its token, rule and position") {
   CHECK(row.modality == 1);
   CHECK(row.picks == 3);
 }
+TEST_CASE("a row is no decode step unless somebody says so") {
+  CHECK_FALSE(moe::RowContext{}.decode);
+  CHECK_FALSE(moe::RouteContext<>{}.at(0, {}).decode);
+}
 TEST_CASE("a row of a call that says nothing of it is text and as free as the call") {
   const moe::RowContext row = moe::RouteContext<>{}.at(3, {});
   CHECK(row.token == -1);
@@ -229,7 +233,18 @@ TEST_CASE("ranges and renamings of several routers apply one after the other") {
   CHECK_FALSE(row.may_use(1));  // 1 -> in the range -> 1
   CHECK_FALSE(row.may_use(2));  // outside the range
 }
-TEST_CASE("every expert is resident where nobody knows") { CHECK(moe::RowContext{}.is_resident(1000)); }
+TEST_CASE("every expert is resident where nobody knows, those that a renaming drops included") {
+  CHECK(moe::RowContext{}.is_resident(1000));
+  const std::vector<moe::ExpertId> to{-1, 0};
+  const moe::InnerIds ids{.to = {to.data(), 2}};
+  moe::RowContext row;
+  row.ids = &ids;
+  CHECK(row.is_resident(0));
+  const std::uint32_t all = ~0u;
+  row.resident_bits = &all;
+  CHECK_FALSE(row.is_resident(0));
+  CHECK(row.is_resident(1));
+}
 TEST_CASE("lowered logits are those of absent experts, but for the spared ones") {
   const float values[] = {1, 2, 3, 4, not_a_number};
   const std::uint32_t here = 1;

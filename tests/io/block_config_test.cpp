@@ -116,6 +116,11 @@ TEST_CASE("what a model may lack it may have none of") {
         moe::io::SharedConfig::Mixing::none);
 }
 
+TEST_CASE("numbers that have a usual value are read where they have another") {
+  CHECK(parse("phimoe", {{"router_jitter_noise", 0.25}}).router.jitter == 0.25f);
+  CHECK(parse("phimoe", {{"router_jitter_noise", nullptr}}).router.jitter == 0.01f);
+}
+
 TEST_CASE("a generation setting is not the number of experts per token") {
   CHECK(parse("deepseek_v3", {{"top_k", 50}}).router.k.at(0) == 8);
 }

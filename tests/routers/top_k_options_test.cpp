@@ -175,6 +175,7 @@ TEST_CASE("experts of other groups compete with zero, and beat a negative biased
 TEST_CASE("logits are scaled and capped before anything else") {
   agrees({.experts = 6, .k = 2, .score = Score::sigmoid, .logits = {.scale = 0.1768f}}, 4);
   agrees({.experts = 6, .k = 2, .score = Score::softmax, .logits = {.scale = 1, .softcap = 3}}, 5);
+  agrees({.experts = 6, .k = 2, .score = Score::softmax, .logits = {.scale = 1, .softcap = 0.5f}}, 6);
 }
 TEST_CASE("every expert has a scale of its own") {
   const std::vector<float> scale{1, 0.5f, 2, 0.25f, 4, 1};
