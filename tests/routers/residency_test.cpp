@@ -240,6 +240,9 @@ TEST_CASE("PreferResident refuses options below zero, and more spared choices th
   CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{top3, -1}), moe::Error);
   CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{top3, 1, -1}), moe::Error);
   CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{top3, 1, 0, -1}), moe::Error);
+  const std::string both = message_of([] { moe::check_options(PreferResident<TopK>{{.experts = 4, .k = -1}, -1}); });
+  CHECK(both.find("moe::PreferResident") == 0);  // the outermost router is asked first
+  CHECK_THROWS_AS(moe::check_options(PreferResident<TopK>{{.experts = 4, .k = -1}, 1}), moe::Error);
   CHECK_NOTHROW(moe::check_options(PreferResident<TopK>{top3, 1, 0, 16}));
   CHECK(message_of([] {
           moe::check_options(PreferResident<TopK>{top3, 1, 0, 17});
