@@ -1,4 +1,5 @@
 // Workspaces, waves and their pins.
+#include <algorithm>
 #include <memory>
 #include <moe/frame.hpp>
 #include <vector>
@@ -101,6 +102,14 @@ TEST_CASE("a poisoned workspace reads as NaN") {
   moe::Workspace ws({.bytes = 64, .staging_bytes = 0});
   ws.poison();
   for (int i = 0; i < 16; ++i) CHECK(std::isnan(reinterpret_cast<const float*>(ws.main().take<float>(16))[i]));
+}
+TEST_CASE("poison fills all of a workspace, staging too") {
+  moe::Workspace<> ws({64, 64});
+  ws.poison();
+  for (moe::Arena arena : {ws.main(), ws.staging()}) {
+    const std::uint8_t* bytes = arena.take<std::uint8_t>(64);
+    CHECK(std::all_of(bytes, bytes + 64, [](std::uint8_t b) { return b == 0xff; }));
+  }
 }
 TEST_CASE("an empty workspace can be poisoned") {
   moe::Workspace ws({});

@@ -291,6 +291,8 @@ TEST_CASE("a dropped choice says who was chosen and is no expert") {
     CHECK_FALSE(moe::IdMap{1000, 10}.identity(moe::dropped(e)));
   }
   CHECK_FALSE(moe::is_dropped(-1));
+  CHECK_FALSE(moe::is_dropped(moe::Slot{}.expert));
+  CHECK_FALSE(moe::IdMap{1000, 10}.network(moe::Slot{}.expert));
 }
 
 TEST_CASE("a slice of a table keeps its counts") {
