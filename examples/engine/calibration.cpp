@@ -208,7 +208,8 @@ Calibration load_calibration(const std::filesystem::path& file, const moe::io::M
                              {}});
     for (const int n : layer.integers("picks", 0, largest)) result.layers.back().picks.push_back(n);
     if (result.layers.back().picks.size() != static_cast<std::size_t>(config.experts())) {
-      layer.refuse("picks", moe::concat(config.experts(), " counts"), std::to_string(result.layers.back().picks.size()));
+      layer.refuse("picks", moe::concat(config.experts(), " counts"),
+                   std::to_string(result.layers.back().picks.size()));
     }
   }
   if (next_moe_layer(config, result.layers.empty() ? 0 : result.layers.back().layer + 1) < config.layers()) {

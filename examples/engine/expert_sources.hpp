@@ -62,8 +62,9 @@ class ExpertSources {
 
 /// Two precisions of the experts, the less precise one for those that matter less.
 template <class High, class Low>
-moe::AnySource<moe::formats<High, Low>> mixed_source(const StorageChoice& choice, moe::AnySource<moe::formats<High>> high,
-                                                moe::AnySource<moe::formats<Low>> low) {
+moe::AnySource<moe::formats<High, Low>> mixed_source(const StorageChoice& choice,
+                                                     moe::AnySource<moe::formats<High>> high,
+                                                     moe::AnySource<moe::formats<Low>> low) {
   const moe::ByImportance rule{.up_to = {choice.thresholds[0], choice.thresholds[1], 1, 1}};
   return moe::AnySource<moe::formats<High, Low>>(moe::Mixed{rule, std::move(high), std::move(low)});
 }

@@ -53,7 +53,8 @@ class ExpertStorages {
       }
     }
     if (const moe::ExpertCache* const lower = offloading_.lower_cache())
-      source = moe::AnySource<moe::formats<F>>(moe::Background{moe::StorageSource{moe::Cached{*lower, std::move(source)}}});
+      source =
+          moe::AnySource<moe::formats<F>>(moe::Background{moe::StorageSource{moe::Cached{*lower, std::move(source)}}});
     f(moe::Cached{*offloading_.cache(), std::move(source)});
   }
 

@@ -166,7 +166,7 @@ struct PanelLayout {
     using code = typename traits::code;
     const auto* codes = reinterpret_cast<const code*>(block) + input % traits::block * codes_per_input<code>;
     const CodePlace place = traits::place(column);
-    if constexpr (weights_per_code<code> > 1)
+    if constexpr (weights_per_code<code> != 1)
       return scale * codes[place.code].value(place.part);
     else
       return scale * static_cast<float>(codes[place.code]);
@@ -219,7 +219,7 @@ struct PanelLayout {
   template <class F>
   static void put_code(const F& block, int i, int column, typename format_traits<F>::code* codes) {
     const CodePlace place = format_traits<F>::place(column);
-    if constexpr (weights_per_code<typename format_traits<F>::code> > 1)
+    if constexpr (weights_per_code<typename format_traits<F>::code> != 1)
       codes[place.code].set(place.part, block.code(i));
     else
       codes[place.code] = block.codes[static_cast<std::size_t>(i)];

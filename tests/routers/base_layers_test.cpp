@@ -93,7 +93,9 @@ TEST_CASE("BaseLayers gives sound rows for every batch") {
   batch_router_laws::survives_every_batch(BaseLayers{.experts = 6});
   batch_router_laws::survives_every_batch(BaseLayers{.experts = 1});
 }
-TEST_CASE("BaseLayers uses only allowed experts") { batch_router_laws::uses_only_what_is_allowed(BaseLayers{.experts = 9}); }
+TEST_CASE("BaseLayers uses only allowed experts") {
+  batch_router_laws::uses_only_what_is_allowed(BaseLayers{.experts = 9});
+}
 TEST_CASE("BaseLayers gives every expert the same number of rows") {
   oracle::Random random(760);
   CAPTURE(random.seed);

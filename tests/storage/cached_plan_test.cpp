@@ -8,9 +8,7 @@ namespace {
 using storage_laws::experts;
 using storage_laws::Source;
 
-std::uint64_t random_number(std::uint64_t& state) {
-  return moe::next_random(state) >> 33;
-}
+std::uint64_t random_number(std::uint64_t& state) { return moe::next_random(state) >> 33; }
 std::vector<moe::ExpertId> two_of(std::uint64_t& state) {
   const auto a = static_cast<moe::ExpertId>(random_number(state) % experts);
   return {a, static_cast<moe::ExpertId>((static_cast<std::uint64_t>(a) + 1 + random_number(state) % (experts - 1)) %
@@ -100,9 +98,7 @@ TEST_CASE("what the plan missed takes the slot of what it named wrongly for this
   CHECK(c.residents(1) == Experts{4});
   CHECK(c.statistics().misses == 1);
 }
-TEST_CASE("a use that is planned without a probability is certain") {
-  CHECK(moe::PlannedExpert{}.probability == 1);
-}
+TEST_CASE("a use that is planned without a probability is certain") { CHECK(moe::PlannedExpert{}.probability == 1); }
 TEST_CASE("the more probable experts of a layer come first") {
   CountedCache c(slots(2), moe::ByPlan{});
   const std::vector<moe::PlannedExpert> plan{{0, 0, 0.1f}, {0, 1, 0.5f}, {0, 2, 0.9f}, {0, 3, 0.2f}};

@@ -74,9 +74,7 @@ class Model : public Calls {
 
   // ---- random steps
 
-  int below(int n) {
-    return static_cast<int>((moe::next_random(random_) >> 33) % static_cast<std::uint64_t>(n));
-  }
+  int below(int n) { return static_cast<int>((moe::next_random(random_) >> 33) % static_cast<std::uint64_t>(n)); }
   std::vector<ExpertNeed> random_wish(bool guess) {
     std::vector<ExpertNeed> wish;
     for (int e = 0; e < setup_.experts; ++e) {

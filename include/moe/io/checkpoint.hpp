@@ -54,7 +54,8 @@ class Checkpoint {
   bool is_language_model() const noexcept { return whole_; }
   /// The whole language model; throws `IoError` for families of which only the blocks are known.
   const ModelConfig& config() const {
-    if (!whole_) raise(IoError(place_, "family", "one that is known as a whole model", in_quotes(model_.blocks.family)));
+    if (!whole_)
+      raise(IoError(place_, "family", "one that is known as a whole model", in_quotes(model_.blocks.family)));
     return model_;
   }
   const TensorSet& tensors() const noexcept { return tensors_; }
@@ -234,7 +235,8 @@ class Checkpoint {
             model_.blocks.router.experts.at(layer)};
   }
   detail::NetworkReader shared_network(int layer) const {
-    return {tensors_, model_.blocks.shared.tensors, detail::layer_prefix(model_.blocks, layer), model_.blocks.shared_shape(layer), 1};
+    return {tensors_, model_.blocks.shared.tensors, detail::layer_prefix(model_.blocks, layer),
+            model_.blocks.shared_shape(layer), 1};
   }
   detail::NetworkReader dense_network(int layer) const {
     return {tensors_,
