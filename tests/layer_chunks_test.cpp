@@ -173,6 +173,22 @@ TEST_CASE("every field of a call reaches its row") {
 
 // ---- picks of each row
 
+TEST_CASE("router states of another height or width are refused") {
+  const FullCall c;
+  std::vector<float> state((tokens + 1) * experts);
+  for (const moe::View<float> bad :
+       {moe::View<float>(state.data(), tokens + 1, experts), moe::View<float>(state.data(), tokens, experts - 1)}) {
+    moe::Call<> in = c.call, out = c.call;
+    in.router_state_in = bad;
+    out.router_state_out = bad;
+    const auto refusal = [&](const moe::Call<>& call) {
+      Outcome seen;
+      return message_of([&] { forward(c.layer(), c.problem, call, tokens, Watch{&seen}); });
+    };
+    CHECK(refusal(in).find("of router_state_in: expected") != std::string::npos);
+    CHECK(refusal(out).find("of router_state_out: expected") != std::string::npos);
+  }
+}
 TEST_CASE("a row gets as many choices as its picks allow, the first ones of what it would get") {
   FullCall c;
   c.call.max_slots = 0;
