@@ -316,10 +316,9 @@ struct Kernels {
 
   static void widen(const ConstElementView<>& in, const View<float>& out) {
     for (int t = 0; t < in.rows; ++t) {
-      const std::ptrdiff_t at = t * in.stride;
-      float* row = out.data + t * out.stride;
-      if (in.type == ElementType::bfloat16) convert_row(static_cast<const bf16*>(in.data) + at, in.cols, row);
-      if (in.type == ElementType::float16) convert_row(static_cast<const f16*>(in.data) + at, in.cols, row);
+      AnyElements row;
+      row_of(in, t, row);
+      row.block(0, in.cols, out.data + t * out.stride);
     }
   }
   static void narrow(const View<const float>& in, const ElementView<>& out) {

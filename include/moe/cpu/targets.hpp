@@ -12,7 +12,6 @@
 #include <cstring>
 #include <string>
 #include <string_view>
-#include <type_traits>
 
 #include <moe/cpu/work.hpp>
 #include <moe/error.hpp>
@@ -60,27 +59,28 @@ constexpr void for_each_isa(const Function& f) {
   MOE_INSTRUCTION_SETS(MOE_VISIT)
 #undef MOE_VISIT
 }
+/// f(row) for the row of `isa`.
+template <class Result, class Function>
+constexpr Result of_isa(Isa isa, const Function& f) {
+  Result result{};
+  for_each_isa([&](const auto& row) {
+    if (row.isa == isa) result = f(row);
+  });
+  return result;
+}
 
 }  // namespace cpu
 
 #undef MOE_INSTRUCTION_SETS
 
 constexpr std::string_view isa_name(Isa isa) {
-  std::string_view name;
-  cpu::for_each_isa([&](const auto& row) {
-    if (row.isa == isa) name = row.name;
-  });
-  return name;
+  return cpu::of_isa<std::string_view>(isa, [](const auto& row) { return row.name; });
 }
 
 namespace cpu {
 
 inline bool supports(Isa isa) noexcept {
-  bool here = false;
-  for_each_isa([&](const auto& row) {
-    if (row.isa == isa) here = row.here();
-  });
-  return here;
+  return of_isa<bool>(isa, [](const auto& row) { return row.here(); });
 }
 
 /// The instruction set of that name; throws Error if there is none or this machine lacks it.
@@ -114,11 +114,7 @@ inline namespace MOE_BASELINE {
 /// The kernel that `choose` takes from the kernels of `isa`.
 template <class Kernel, class Choose>
 Kernel kernel_of(Isa isa, const Choose& choose) {
-  Kernel kernel = nullptr;
-  for_each_isa([&](const auto& row) {
-    if (row.isa == isa) kernel = choose(row.kernels);
-  });
-  return kernel;
+  return of_isa<Kernel>(isa, [&](const auto& row) { return choose(row.kernels); });
 }
 
 template <class F, class Act>

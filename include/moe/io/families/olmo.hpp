@@ -7,7 +7,7 @@ namespace moe::io::detail {
 
 inline void read_olmoe(const ConfigReader& config, BlockConfig& b) {
   read_decoder(config, b, {"intermediate_size"});
-  divide_by_picked(b, config.flag_or(false, "norm_topk_prob"));
+  read_norm_topk_prob(config, b);
   name_as_qwen(b);
 }
 

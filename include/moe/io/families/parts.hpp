@@ -181,9 +181,10 @@ inline void start_from(const models::Rule& rule, BlockConfig& b) {
   b.router.groups.others = rule.other_groups;
   b.weight_on = rule.weight_on;
 }
-/// Softmax over all experts, then the picks divided by their sum or as they are.
-inline void divide_by_picked(BlockConfig& b, bool divide) {
-  b.router.score = divide ? Score::softmax_of_picked : Score::softmax;
+/// Softmax over all experts, then the picks divided by their sum or as they are: as the rule says, unless a key does.
+inline void read_norm_topk_prob(const ConfigReader& config, BlockConfig& b) {
+  const bool divided = config.flag_or(b.router.score == Score::softmax_of_picked, "norm_topk_prob");
+  b.router.score = divided ? Score::softmax_of_picked : Score::softmax;
 }
 /// As the rule says, or not at all.
 inline void normalise_if(BlockConfig& b, bool normalise) {

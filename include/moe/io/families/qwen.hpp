@@ -24,21 +24,15 @@ inline void qwen_shared(const ConfigReader& config, BlockConfig& b) {
 
 inline void read_qwen2_moe(const ConfigReader& config, BlockConfig& b) {
   read_qwen(config, b);
-  divide_by_picked(b, config.flag_or(false, "norm_topk_prob"));
+  read_norm_topk_prob(config, b);
   qwen_shared(config, b);
 }
 
 inline void read_qwen3_moe(const ConfigReader& config, BlockConfig& b) {
   read_qwen(config, b);
-  divide_by_picked(b, config.flag_or(false, "norm_topk_prob"));
+  read_norm_topk_prob(config, b);
   b.dense_ffn = config.integer_or(0, "intermediate_size", 1, ModelLimits::width);
   b.dense = projections("mlp.");
-}
-
-inline void read_qwen3_next(const ConfigReader& config, BlockConfig& b) {
-  read_qwen(config, b);
-  divide_by_picked(b, config.flag_or(true, "norm_topk_prob"));
-  qwen_shared(config, b);
 }
 
 inline void read_qwen3_5_moe(const ConfigReader& config, BlockConfig& b) {
@@ -53,7 +47,7 @@ inline void read_qwen3_vl_moe(const ConfigReader& config, BlockConfig& b) {
 
 inline void read_mellum(const ConfigReader& config, BlockConfig& b) {
   read_qwen(config, b);
-  divide_by_picked(b, config.flag_or(true, "norm_topk_prob"));
+  read_norm_topk_prob(config, b);
 }
 
 inline void read_qwen3_decoder(const ConfigReader& config, ModelConfig& model) {
@@ -66,10 +60,11 @@ inline void read_qwen3_decoder(const ConfigReader& config, ModelConfig& model) {
 
 inline constexpr Family qwen_families[]{
     {"qwen2_moe", models::rules::qwen2_moe, read_qwen2_moe},
-    {"qwen3_moe", models::rules::qwen3_moe, read_qwen3_moe, read_qwen3_decoder},
-    {"qwen3_next", models::rules::qwen3_moe, read_qwen3_next},
-    {"qwen4_exp", models::rules::qwen3_moe, read_qwen3_next},
-    {"qwen4_exp_text", models::rules::qwen3_moe, read_qwen3_next},
+    // Its shipped models set norm_topk_prob; a config without the key means false.
+    {"qwen3_moe", models::rules::qwen2_moe, read_qwen3_moe, read_qwen3_decoder},
+    {"qwen3_next", models::rules::qwen3_moe, read_qwen2_moe},
+    {"qwen4_exp", models::rules::qwen3_moe, read_qwen2_moe},
+    {"qwen4_exp_text", models::rules::qwen3_moe, read_qwen2_moe},
     {"qwen3_5_moe", models::rules::qwen3_moe, read_qwen3_5_moe},
     {"qwen3_5_moe_text", models::rules::qwen3_moe, read_qwen3_5_moe},
     {"qwen3_vl_moe", models::rules::qwen3_moe, read_qwen3_vl_moe},
